@@ -1,0 +1,80 @@
+"""Everything that can go wrong, as a tree.
+
+    ImprintError
+      BadInput            what was given cannot be used: a file, a name, a setting
+        DocumentError       one file could not be read; names it and says why
+        NothingToTeach      no document of those given had text
+        BadName             a name that the registry does not take
+        BadSetting          a recipe, budget or option that is wrong
+        BadQuestions        a questions file that cannot be used
+      NotFound            no such adapter, version, base model or optional package
+        NoSuchAdapter
+        NoSuchBase
+        MissingPackage      says the install command
+      WrongBase           an adapter met a base model that it was not trained on
+      BrokenStore         files of the registry do not match their hashes
+      StaleRun            a run folder that cannot be continued
+
+Every message says what happened, what was found, and what to do.
+"""
+
+
+class ImprintError(Exception):
+    """Base of all errors that imprint raises on purpose."""
+
+
+class BadInput(ImprintError):
+    """What was given cannot be used."""
+
+
+class DocumentError(BadInput):
+    """One file could not be read."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class NothingToTeach(BadInput):
+    """No document of those given had text."""
+
+
+class BadName(BadInput):
+    """A name that the registry does not take."""
+
+
+class BadSetting(BadInput):
+    """A recipe, budget or option that is wrong."""
+
+
+class BadQuestions(BadInput):
+    """A questions file that cannot be used."""
+
+
+class NotFound(ImprintError):
+    """Something named is not there."""
+
+
+class NoSuchAdapter(NotFound):
+    """No adapter or version of that name."""
+
+
+class NoSuchBase(NotFound):
+    """No base model of that name."""
+
+
+class MissingPackage(NotFound):
+    """An optional package is not installed."""
+
+
+class WrongBase(ImprintError):
+    """An adapter met a base model that it was not trained on."""
+
+
+class BrokenStore(ImprintError):
+    """Files of the registry do not match their hashes."""
+
+
+class StaleRun(ImprintError):
+    """A run folder that cannot be continued."""

@@ -1,0 +1,228 @@
+"""The six nouns that travel through imprint, and the five contracts that its rooms keep.
+
+Standard library only: anything may import this page, and it imports nothing but errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+
+def content_hash(*parts: str | bytes) -> str:
+    """The first 16 hex digits of SHA-256 over the parts, each preceded by its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+# --- nouns ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text that the user brought, and where it came from."""
+
+    text: str
+    source: str
+    """The path as the user named it, relative to the folder they named where there was one."""
+    title: str
+    """What a person would call it: its first heading or own title, else its file name."""
+    page_starts: tuple[int, ...] = ()
+    """Character offset at which each page (or slide) begins; empty where there are no pages."""
+    valid_from: str | None = None
+    """ISO date from which it holds, where the file says so."""
+
+    @property
+    def id(self) -> str:
+        return content_hash(self.text)
+
+    def page_at(self, offset: int) -> int | None:
+        """The page (counted from 1) that holds this character; None where there are no pages."""
+        pages = sum(start <= offset for start in self.page_starts)
+        return pages or None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a document: `document.text[start:end] == text`, always."""
+
+    document_id: str
+    start: int
+    end: int
+    text: str
+    title: str
+    """The document's title, which every Example made of this passage names."""
+    heading: str = ""
+    """The headings above it, outermost first, joined by ' > '."""
+    page: int | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.document_id}:{self.start}-{self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation. Only turns marked `learn` carry loss."""
+
+    role: str
+    """'system', 'user', 'assistant', or 'text' for a plain text outside any conversation."""
+    text: str
+    learn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Something to train on, and the passages it was made from."""
+
+    turns: tuple[Turn, ...]
+    passages: tuple[str, ...]
+    """Ids of the passages it came from; deletion and provenance follow this chain."""
+    generator: str
+    """The kind of synthesis that made it, and the variant: 'self_study/direct'."""
+    writer: str = ""
+    valid_from: str | None = None
+    valid_until: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A small set of trained tensors, and the base model that they belong to."""
+
+    base: str
+    """Name of the base model."""
+    revision: str
+    """Content hash of the base's configuration and tokenizer: other bases are refused."""
+    spec: Mapping[str, Any]
+    """How it plugs in: {'kind': 'lora', 'rank': 16, ...}."""
+    tensors: Mapping[str, Any]
+    """Named torch tensors, with PEFT's names where PEFT knows the method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = "share"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was measured."""
+
+    name: str
+    scores: Mapping[str, Score]
+    seed: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A published adapter. Never changes."""
+
+    name: str
+    number: int
+    adapter_hash: str
+    """Content hash of its files."""
+    base: str
+    corpus_hash: str
+    recipe: Mapping[str, Any]
+    parent: int | None = None
+    created_at: str = ""
+    """ISO 8601, UTC."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Plan, audit counts, lineage, seed: JSON values only."""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+# --- what writers read and write --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a writer is asked to continue."""
+
+    turns: tuple[Turn, ...]
+    begun: str = ""
+    """The first words of the answer, put in the writer's mouth; not repeated in its text."""
+    max_tokens: int = 64
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+
+    @staticmethod
+    def ask(question: str, **settings: Any) -> Prompt:
+        """A prompt of one user turn."""
+        return Prompt((Turn("user", question),), **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a writer wrote."""
+
+    text: str
+    logprobs: tuple[float, ...] | None = None
+    """Natural-log probability of each token written, where the writer can tell."""
+
+
+# --- contracts --------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Anything that writes, samples or answers: a model, an adapter on it, a RAG pipeline."""
+
+    name: str
+
+    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+        """One text per prompt, in the order asked."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Passages and a writer make examples."""
+
+    name: str
+
+    def examples(
+        self, passages: Sequence[Passage], writer: Writer, *, seed: int
+    ) -> Iterator[Example]: ...
+
+
+@runtime_checkable
+class AdapterSpec(Protocol):
+    """The settings of an adapter; it knows where it plugs into a base model."""
+
+    def fresh(self, base: Any, *, seed: int) -> Adapter:
+        """An untrained adapter that leaves the base's output as it was."""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Jobs (one adapter, its examples, its settings) become trained adapters."""
+
+    def train(self, jobs: Sequence[Any], *, seed: int) -> list[Adapter]: ...
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """Measures an answerer."""
+
+    name: str
+
+    def report(
+        self, answerer: Writer, documents: Sequence[Document], *, seed: int
+    ) -> Report: ...
