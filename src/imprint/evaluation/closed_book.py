@@ -1,0 +1,103 @@
+"""Held-out questions answered, and the grader.
+
+The normalisation and the token F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+
+from __future__ import annotations
+
+import re
+import string
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imprint.types import Prompt, Score, Writer
+
+UNANSWERABLE = "unanswerable"
+ABSTENTION = "The documents do not say."
+"""What imprint teaches a model to answer where the documents tell nothing."""
+
+_ABSTAINS = re.compile(
+    r"\b(do(es)? not|don't|doesn't|did not|didn't|is not|isn't|are not|aren't|not|no)\b[^.]{0,40}"
+    r"\b(say|says|tell|tells|state|states|stated|mention|mentions|mentioned|specify|specifies|specified|"
+    r"contain|contains|provide|provides|provided|given|include|information|know|answer|described?)\b"
+    r"|\b(unknown|unanswerable|cannot (be )?(answer|say|tell|determin)\w*)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question kept out of training, and the answers that count as right."""
+
+    text: str
+    answers: tuple[str, ...]
+    """Empty where the documents do not tell."""
+    kind: str = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a system said, and how it was graded."""
+
+    question: Question
+    text: str
+    exact: float
+    f1: float
+    contains: float
+    """1 where a right answer stands in the text as whole words; for an unanswerable question, where the
+    text says that the documents do not tell."""
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation and articles, single spaces: SQuAD's normalisation."""
+    text = "".join(c if c not in string.punctuation else " " if c == "-" else "" for c in text.lower())
+    return " ".join(w for w in text.split() if w not in ("a", "an", "the"))
+
+
+def abstains(text: str) -> bool:
+    """Whether an answer says that it is not known."""
+    return bool(_ABSTAINS.search(text))
+
+
+def grade(question: Question, text: str) -> Answered:
+    """Exact match, token F1 and containment, each the best over the right answers."""
+    if not question.answers:
+        right = float(abstains(text))
+        return Answered(question, text, right, right, right)
+    said = normalised(text)
+    exact = f1 = contains = 0.0
+    for answer in question.answers:
+        wanted = normalised(answer)
+        exact = max(exact, float(said == wanted))
+        f1 = max(f1, _f1(said.split(), wanted.split()))
+        contains = max(contains, float(f" {wanted} " in f" {said} "))
+    return Answered(question, text, exact, f1, contains)
+
+
+def _f1(said: list[str], wanted: list[str]) -> float:
+    same = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * same / (len(said) + len(wanted)) if same else 0.0
+
+
+def interval(values: Sequence[float], *, seed: int, draws: int = 2000, unit: str = "share") -> Score:
+    """The mean and its 95 % percentile bootstrap interval over questions."""
+    if not values:
+        return Score(float("nan"), float("nan"), float("nan"), 0, unit)
+    data = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
+    means = data[picks].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Score(float(data.mean()), float(low), float(high), len(data), unit)
+
+
+def answer_all(
+    writer: Writer, questions: Sequence[Question], prompt: Callable[[str], Prompt], *, seed: int
+) -> tuple[list[Answered], float]:
+    """Every question put to a writer and graded; and the seconds that took."""
+    began = time.monotonic()
+    texts = writer.write([prompt(q.text) for q in questions], seed=seed)
+    seconds = time.monotonic() - began
+    return [grade(q, t.text) for q, t in zip(questions, texts, strict=True)], seconds

@@ -1,0 +1,12 @@
+"""What we made, from what, and how good it is.
+
+    store.py     Registry: names, versions, lineage and proofs, in SQLite
+    files.py     the adapters' files, addressed by their content
+    names.py     which names are taken, and what an unknown one may have meant
+    records.py   Version and Report as JSON, and back
+"""
+
+from imprint.registry.names import check_name
+from imprint.registry.store import Registry
+
+__all__ = ["Registry", "check_name"]

@@ -1,0 +1,400 @@
+"""The registry: names, versions, lineage and proofs in SQLite, beside the files they speak of.
+
+    <home>/registry.db    this page's tables; registry/migrations/ has their definitions
+    <home>/adapters/      files.py
+
+A version's files are safe on the disk before its row is written, and its row is gone before its files are.
+So a crash leaves at worst files that no version speaks of, which `sweep` takes away.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from imprint.errors import BadInput, BrokenStore, ImprintError
+from imprint.registry import files, names, records
+from imprint.types import Report, Version
+
+LOCK_TIMEOUT_S = 30.0
+"""How long one process waits for another that is writing."""
+UNFINISHED_AFTER_S = 24 * 3600
+"""A half-written folder older than this has no writer any more."""
+
+_RETRY_S = 0.02
+
+# The method `list` hides the builtin from the annotations of its class.
+Versions = list[Version]
+Reports = list[Report]
+
+
+class Registry:
+    """The published adapters under one folder.
+
+    Every call opens the database and closes it again, so one Registry may be used from many threads, and
+    survives a fork."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Path(home).absolute()
+        self.database = self.home / "registry.db"
+        self.home.mkdir(parents=True, exist_ok=True)
+        with _opened(self.database) as db:
+            _prepare(db, self.database)
+
+    # --- publishing ---------------------------------------------------------------------------
+
+    def publish(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        base: str,
+        corpus_hash: str,
+        recipe: Mapping[str, Any],
+        parent: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        now: str,
+    ) -> Version:
+        """The next version of this name, made of the folder's files.
+
+        Visible as a whole or not at all. `now` is ISO 8601, UTC."""
+        names.check_name(name)
+        draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
+        return self._publish(draft, files.plain_files(Path(folder)))
+
+    def add_report(self, version: Version, report: Report) -> None:
+        """Keeps what was measured on this version. Reports are added, never changed."""
+        body = _body(report)
+        with self._writing() as db:
+            _find(db, version.name, version.number)
+            _insert_report(db, version, body)
+
+    def import_folder(self, folder: Path, name: str, *, now: str) -> Version:
+        """The next version of this name, from an exported folder or from any PEFT folder.
+
+        An export brings its recipe, details and reports. Where it came from is under details['imported']."""
+        folder = Path(folder)
+        names.check_name(name)
+        if (folder / files.EXPORT_RECORD).is_file():
+            return self._import_export(folder, name, now)
+        return self._import_peft(folder, name, now)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def get(self, reference: str) -> Version:
+        """The version that 'handbook@3' names; 'handbook' names the latest."""
+        name, number = names.parse(reference)
+        with self._reading() as db:
+            return _latest(db, name) if number is None else _find(db, name, number)
+
+    def latest(self, name: str) -> Version:
+        """The newest version of this name."""
+        with self._reading() as db:
+            return _latest(db, name)
+
+    def versions(self, name: str) -> Versions:
+        """Every version of this name, oldest first."""
+        with self._reading() as db:
+            return _versions(db, name)
+
+    def list(self) -> Versions:
+        """The latest version of each name, by name."""
+        with self._reading() as db:
+            return _select(
+                db,
+                "WHERE number = (SELECT max(number) FROM versions AS v WHERE v.name = versions.name)"
+                " ORDER BY name",
+            )
+
+    def reports(self, version: Version) -> Reports:
+        """What was measured on this version, in the order it was added."""
+        with self._reading() as db:
+            _find(db, version.name, version.number)
+            return _reports(db, version)
+
+    def folder(self, version: Version) -> Path:
+        """The folder of this version's files; BrokenStore where one is missing.
+
+        Quick enough for every request. `verify` reads the contents too."""
+        files.check_present(self.home, version.adapter_hash)
+        return files.path(self.home, version.adapter_hash)
+
+    def verify(self, version: Version) -> None:
+        """Raises BrokenStore, naming the file, where this version's files are not as published."""
+        files.verify(self.home, version.adapter_hash)
+
+    # --- taking away and out ------------------------------------------------------------------
+
+    def remove(self, reference: str) -> Versions:
+        """Removes one version ('handbook@3') or a name with all its versions; returns what was removed.
+
+        Files that another version uses stay. The numbers are not given again."""
+        name, number = names.parse(reference)
+        with self._writing() as db:
+            removed = _versions(db, name) if number is None else [_find(db, name, number)]
+            db.executemany(
+                "DELETE FROM versions WHERE name = ? AND number = ?", [(v.name, v.number) for v in removed]
+            )
+        self._drop_unused({version.adapter_hash for version in removed})
+        return removed
+
+    def sweep(self, *, now: str) -> None:
+        """Takes away what crashes left: files that no version speaks of, and folders half written."""
+        self._drop_unused(files.addresses(self.home))
+        files.drop_unfinished(
+            self.home, before_s=datetime.fromisoformat(now).timestamp() - UNFINISHED_AFTER_S
+        )
+
+    def export(self, version: Version, target: Path) -> Path:
+        """Copies the version's files and an imprint.json that tells of it into `target`, which it returns."""
+        target = Path(target)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise BadInput(f"{target} is there already and not an empty folder. Choose another place.")
+        with self._reading() as db:
+            version = _find(db, version.name, version.number)
+            reports = _reports(db, version)
+        target.mkdir(parents=True, exist_ok=True)
+        files.copy(self.home, version.adapter_hash, target)
+        # The record comes last: an export without it is unfinished.
+        (target / files.EXPORT_RECORD).write_text(records.export_text(version, reports), encoding="utf-8")
+        return target
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _publish(self, draft: Version, source: files.Files, reports: Reports | None = None) -> Version:
+        """Files first, then the rows; the number and the address are filled in here."""
+        recipe = records.dumps(draft.recipe, "The recipe")
+        details = records.dumps(draft.details, "The details")
+        bodies = [_body(report) for report in reports or []]
+        address = files.put(self.home, source)
+        with self._writing() as db:
+            if draft.parent is not None:
+                _find(db, draft.name, draft.parent)
+            # Another process may have removed the last version with these files since they were put.
+            if not files.path(self.home, address).is_dir():
+                files.put(self.home, source)
+            version = _insert_version(db, draft, address, recipe, details)
+            for body in bodies:
+                _insert_report(db, version, body)
+        return version
+
+    def _import_export(self, folder: Path, name: str, now: str) -> Version:
+        told, reports = records.export_of((folder / files.EXPORT_RECORD).read_bytes())
+        files.verify_folder(folder, told.adapter_hash, others=[files.EXPORT_RECORD])
+        files.check_tensors(folder)
+        source = files.plain_files(folder)
+        del source[files.EXPORT_RECORD], source[files.SUMS]
+        came_from = {"version": str(told), "parent": told.parent, "created_at": told.created_at}
+        details = {**told.details, "imported": came_from}
+        draft = Version(name, 0, "", told.base, told.corpus_hash, told.recipe, None, now, details)
+        return self._publish(draft, source, reports)
+
+    def _import_peft(self, folder: Path, name: str, now: str) -> Version:
+        config = files.check_peft(folder)
+        base = config.get("base_model_name_or_path")
+        if not isinstance(base, str) or not base or not base.isprintable():
+            raise BadInput(
+                f"{folder / 'adapter_config.json'} does not say which base model it belongs to: its "
+                f"'base_model_name_or_path' is {base!r}. Write the model's name there."
+            )
+        source = files.peft_files(folder)
+        left = sorted(entry.name for entry in folder.iterdir() if entry.name not in source)
+        details = {"imported": {"peft_type": str(config.get("peft_type")), "left_behind": left}}
+        return self._publish(Version(name, 0, "", base, "", {}, None, now, details), source)
+
+    def _drop_unused(self, addresses: Iterable[str]) -> None:
+        # The write lock is held, so that nobody publishes a version of these files meanwhile.
+        with self._writing() as db:
+            for address in addresses:
+                if not db.execute("SELECT 1 FROM versions WHERE adapter_hash = ?", [address]).fetchone():
+                    files.drop(self.home, address)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """One view of the database, whatever others write meanwhile."""
+        with _opened(self.database) as db, _transaction(db, "BEGIN"):
+            yield db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """The only writer, until the block ends: all of it is kept, or none."""
+        with _opened(self.database) as db, _transaction(db, "BEGIN IMMEDIATE"):
+            yield db
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+_COLUMNS = "name, number, adapter_hash, base, corpus_hash, recipe, parent, created_at, details"
+_SELECT = f"SELECT {_COLUMNS} FROM versions"
+
+
+def _version(row: tuple[Any, ...]) -> Version:
+    name, number, address, base, corpus_hash, recipe, parent, created_at, details = row
+    return Version(
+        name=name,
+        number=number,
+        adapter_hash=address,
+        base=base,
+        corpus_hash=corpus_hash,
+        recipe=records.loads(recipe, f"The recipe of {name}@{number}"),
+        parent=parent,
+        created_at=created_at,
+        details=records.loads(details, f"The details of {name}@{number}"),
+    )
+
+
+def _select(db: sqlite3.Connection, which: str, *values: str | int) -> Versions:
+    return [_version(row) for row in db.execute(f"{_SELECT} {which}", values)]
+
+
+def _versions(db: sqlite3.Connection, name: str) -> Versions:
+    """Every version of this name, oldest first; there is at least one, or NoSuchAdapter."""
+    # A name that the registry would not take may not even be text that SQLite can hold.
+    found = _select(db, "WHERE name = ? ORDER BY number", name) if names.fits(name) else []
+    if not found:
+        there = db.execute("SELECT DISTINCT name FROM versions ORDER BY name")
+        raise names.no_such_name(name, [row[0] for row in there])
+    return found
+
+
+def _latest(db: sqlite3.Connection, name: str) -> Version:
+    return _versions(db, name)[-1]
+
+
+def _find(db: sqlite3.Connection, name: str, number: int) -> Version:
+    found = _select(db, "WHERE name = ? AND number = ?", name, number) if names.fits(name) else []
+    if not found:
+        raise names.no_such_number(name, number, [version.number for version in _versions(db, name)])
+    return found[0]
+
+
+def _insert_version(
+    db: sqlite3.Connection, draft: Version, address: str, recipe: str, details: str
+) -> Version:
+    """The draft as a version, with the name's next number."""
+    db.execute("INSERT INTO names VALUES (?, 0) ON CONFLICT DO NOTHING", [draft.name])
+    db.execute("UPDATE names SET last_number = last_number + 1 WHERE name = ?", [draft.name])
+    (number,) = db.execute("SELECT last_number FROM names WHERE name = ?", [draft.name]).fetchone()
+    db.execute(
+        f"INSERT INTO versions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [draft.name, number, address, draft.base, draft.corpus_hash]
+        + [recipe, draft.parent, draft.created_at, details],
+    )
+    return _find(db, draft.name, number)
+
+
+def _body(report: Report) -> str:
+    return records.dumps(records.report_record(report), f"Report '{report.name}'")
+
+
+def _insert_report(db: sqlite3.Connection, version: Version, body: str) -> None:
+    db.execute(
+        "INSERT INTO reports (name, number, body) VALUES (?, ?, ?)", [version.name, version.number, body]
+    )
+
+
+def _reports(db: sqlite3.Connection, version: Version) -> Reports:
+    rows = db.execute(
+        "SELECT body FROM reports WHERE name = ? AND number = ? ORDER BY id", [version.name, version.number]
+    )
+    return [records.report_of(records.loads(body, f"A report on {version}")) for (body,) in rows]
+
+
+# --- the database -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection, closed at the end. What SQLite complains of becomes ours."""
+    try:
+        db = sqlite3.connect(database, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        try:
+            db.execute("PRAGMA foreign_keys = ON")
+            # Each commit reaches the disk before the call returns.
+            db.execute("PRAGMA synchronous = FULL")
+            yield db
+        finally:
+            db.close()
+    except sqlite3.OperationalError as error:
+        raise ImprintError(
+            f"The registry {database} cannot be used now: {error}. Check that no other process holds it, "
+            f"that the disk has room, and that you may write there."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise BrokenStore(
+            f"The registry {database} does not read as one: {error}. Restore it from a copy; the adapters' "
+            f"files beside it are not touched."
+        ) from error
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _prepare(db: sqlite3.Connection, database: Path) -> None:
+    """Brings the database to the newest migration."""
+    migrations = _migrations()
+    if _step(db) < len(migrations):
+        _use_wal(db)
+        # The step is looked at again under the lock: another process may be doing the same.
+        with _transaction(db, "BEGIN IMMEDIATE"):
+            for number in range(_step(db) + 1, len(migrations) + 1):
+                for statement in _statements(migrations[number - 1]):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {number}")
+    if _step(db) > len(migrations):
+        raise BrokenStore(
+            f"{database} is at migration {_step(db)}, and this imprint knows {len(migrations)}: a newer "
+            f"imprint wrote it. Upgrade imprint, or choose another home."
+        )
+
+
+def _step(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Lets readers read while one writes; the database file remembers it."""
+    # SQLite does not wait for other connections here, as it does elsewhere: it fails at once.
+    for tries_left in reversed(range(int(LOCK_TIMEOUT_S / _RETRY_S))):
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not tries_left:
+                raise
+        time.sleep(_RETRY_S)
+
+
+@functools.cache
+def _migrations() -> tuple[str, ...]:
+    """The SQL of each migration, the first first."""
+    folder = resources.files("imprint.registry") / "migrations"
+    found = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
+    assert [int(name[:4]) for name in found] == list(range(1, len(found) + 1)), found
+    return tuple((folder / name).read_text(encoding="utf-8") for name in found)
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """The statements one by one: sqlite3's own executescript would end the transaction first."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,226 @@
+"""The writer in this process: a base model, with or without an adapter on it, batched.
+
+Shape key: B rows, T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from imprint.base import Base
+from imprint.errors import BadInput
+from imprint.types import Prompt, Text
+
+Progress = Callable[[int, int, float], None]
+"""Told after each batch: prompts done, prompts in all, tokens written a second."""
+
+_SHARED_TOKENS = 24
+"""A common beginning at least this long is computed once for all prompts of a call."""
+
+
+@dataclass
+class LocalWriter:
+    """Writes with a model in memory.
+
+    Prompts of one call are sorted by length and padded on the left; what all of them begin with (a
+    document, few-shot examples) is computed once. Each prompt draws from its own random numbers, so what it
+    gets does not hang on its neighbours."""
+
+    base: Base
+    name: str = ""
+    batch_tokens: int = 12_000
+    """Keys and values held at once, in tokens: rows times their length."""
+    batch_rows: int = 64
+    top_k: int = 40
+    progress: Progress | None = None
+    _shared: tuple[tuple[int, ...], Any] = field(default=((), None), repr=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or f"{self.base.name}:{self.base.revision}"
+
+    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+        """One text per prompt. Raises BadInput for a prompt longer than the model's window."""
+        ids = [self.base.prompt_ids(p.turns, p.begun) for p in prompts]
+        for prompt, row in zip(prompts, ids, strict=True):
+            if len(row) + prompt.max_tokens > self.base.window_tokens:
+                raise BadInput(
+                    f"A prompt of {len(row)} tokens and an answer of {prompt.max_tokens} do not fit the "
+                    f"{self.base.window_tokens} tokens of {self.base.name}. Shorten the prompt."
+                )
+        shared = _common_beginning(ids)
+        texts: dict[int, Text] = {}
+        began, written = time.monotonic(), 0
+        for batch in self._batches(prompts, ids):
+            rows = self._decode([prompts[i] for i in batch], [ids[i] for i in batch], shared, seed)
+            for i, (text, n_tokens) in zip(batch, rows, strict=True):
+                texts[i] = text
+                written += n_tokens
+            if self.progress:
+                self.progress(len(texts), len(prompts), written / max(time.monotonic() - began, 1e-9))
+        return [texts[i] for i in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Iterator[list[int]]:
+        room = [len(row) + p.max_tokens for row, p in zip(ids, prompts, strict=True)]
+        batch: list[int] = []
+        for i in sorted(range(len(ids)), key=lambda i: (room[i], i)):
+            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * room[i] > self.batch_tokens):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _decode(
+        self, prompts: list[Prompt], ids: list[list[int]], shared: list[int], seed: int
+    ) -> list[tuple[Text, int]]:
+        rows = [
+            _Row(i, prompt, _generator(prompt, seed) if prompt.temperature > 0 else None)
+            for i, prompt in enumerate(prompts)
+        ]
+        cache = self._cache(shared, len(rows))
+        device = self.base.device.torch
+        width = max(len(r) for r in ids) - len(shared)
+        tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id, device=device)
+        mask_BT = torch.zeros(len(rows), len(shared) + width, dtype=torch.long, device=device)
+        mask_BT[:, : len(shared)] = 1
+        for b, row in enumerate(ids):
+            new = row[len(shared) :]
+            tokens_BT[b, width - len(new) :] = torch.tensor(new, device=device)
+            mask_BT[b, mask_BT.shape[1] - len(new) :] = 1
+        alive = rows
+        while alive:
+            position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
+            output = self.base.model(
+                input_ids=tokens_BT,
+                attention_mask=mask_BT,
+                position_ids=position_BT,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            tokens_BT = self._take(output.logits[:, -1].float(), alive)
+            going = [b for b, row in enumerate(alive) if not row.ended]
+            if len(going) < len(alive):
+                alive = [alive[b] for b in going]
+                keep = torch.tensor(going, dtype=torch.long, device=device)
+                tokens_BT, mask_BT = tokens_BT[keep], mask_BT[keep]
+                cache.batch_select_indices(keep)
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], 1)
+        return [(row.text(self.base), len(row.ids)) for row in rows]
+
+    def _take(self, logits_BV: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
+        """The next token of each row; marks the rows that end with it."""
+        logprobs_BV = logits_BV.log_softmax(-1)
+        taken = logits_BV.argmax(-1)
+        for b, row in enumerate(rows):
+            if row.generator is not None:
+                top = logits_BV[b].topk(min(self.top_k, logits_BV.shape[1]))
+                weights = (top.values / row.prompt.temperature).softmax(-1).cpu()
+                taken[b] = top.indices[torch.multinomial(weights, 1, generator=row.generator)]
+        values = logprobs_BV.gather(1, taken[:, None])[:, 0].tolist()
+        for row, token, value in zip(rows, taken.tolist(), values, strict=True):
+            row.add(token, value, self.base)
+        return taken[:, None]
+
+    def _cache(self, shared: list[int], rows: int) -> Cache:
+        """Keys and values of the shared beginning, once for each row."""
+        cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        if not shared:
+            return cache
+        if self._shared[0] != tuple(shared):
+            made = Cache(layer_class_to_replicate=_RoomyLayer)
+            tokens_1T = torch.tensor([shared], device=self.base.device.torch)
+            self.base.model.model(input_ids=tokens_1T, past_key_values=made, use_cache=True)
+            self._shared = (tuple(shared), made)
+        for i, layer in enumerate(self._shared[1].layers):
+            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
+        return cache
+
+    def forget_shared(self) -> None:
+        """Lets go of the beginning kept in memory; needed after the model's weights changed."""
+        self._shared = ((), None)
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room to grow, so that a new token does not copy all the old ones."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if old == 0 or new > self._key_room.shape[-2]:
+            room = list(key_states.shape)
+            room[-2] = new + 64
+            keys, values = key_states.new_empty(room), value_states.new_empty(room)
+            if old:
+                keys[..., :old, :], values[..., :old, :] = self.keys, self.values
+            self._key_room, self._value_room = keys, values
+        self._key_room[..., old:new, :] = key_states
+        self._value_room[..., old:new, :] = value_states
+        self._see(new)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        length = self.get_seq_length()
+        self._key_room = self._key_room[indices]
+        self._value_room = self._value_room[indices]
+        self._see(length)
+
+    def _see(self, length: int) -> None:
+        self.keys = self._key_room[..., :length, :]
+        self.values = self._value_room[..., :length, :]
+
+
+class _Row:
+    """One prompt while its text grows."""
+
+    def __init__(self, index: int, prompt: Prompt, generator: torch.Generator | None) -> None:
+        self.index, self.prompt, self.generator = index, prompt, generator
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.ended = False
+
+    def add(self, token: int, logprob: float, base: Base) -> None:
+        self.logprobs.append(logprob)
+        if token in base.stop_ids:
+            self.ended = True
+            return
+        self.ids.append(token)
+        self.ended = len(self.ids) >= self.prompt.max_tokens
+        if self.prompt.stop and not self.ended:
+            tail = base.tokenizer.decode(self.ids[-8:])
+            self.ended = any(mark in tail for mark in self.prompt.stop)
+
+    def text(self, base: Base) -> Text:
+        text = base.tokenizer.decode(self.ids, skip_special_tokens=True)
+        for mark in self.prompt.stop:
+            text = text.split(mark, 1)[0]
+        return Text(text.strip(), tuple(self.logprobs))
+
+
+def _common_beginning(ids: Sequence[list[int]]) -> list[int]:
+    """Token ids that all rows begin with, leaving each at least one of its own; [] where too short to pay."""
+    if len(ids) < 2:
+        return []
+    first, last = min(ids), max(ids)
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    length = min(length, min(len(row) for row in ids) - 1)
+    return first[:length] if length >= _SHARED_TOKENS else []
+
+
+def _generator(prompt: Prompt, seed: int) -> torch.Generator:
+    """Random numbers of this prompt alone."""
+    digest = hashlib.sha256(f"{seed}|{prompt!r}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
