@@ -1,0 +1,46 @@
+"""imprint teaches a language model your documents by training them into a small adapter.
+
+    documents.load      files            -> Documents
+    documents.split     a Document       -> Passages
+    synthesis           Passages         -> Examples, audited
+    training            Examples         -> an adapter
+    registry            an adapter       -> handbook@1
+    evaluation          handbook@1       -> a Proof, next to full context and RAG
+
+    import imprint
+    handbook = imprint.teach("./handbook", name="handbook")
+    print(handbook.ask("How many vacation days do I get?"))
+    print(handbook.proof)
+
+The pipeline reads top to bottom in pipeline.py. The names below are promised to stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imprint.evaluation.closed_book import Question
+    from imprint.evaluation.proof import Proof
+    from imprint.pipeline import Taught, open, teach
+    from imprint.recipe import Recipe
+
+__version__ = "0.1.0"
+__all__ = ["Proof", "Question", "Recipe", "Taught", "open", "teach"]
+
+_HOMES = {
+    "Proof": "imprint.evaluation.proof",
+    "Question": "imprint.evaluation.closed_book",
+    "Recipe": "imprint.recipe",
+    "Taught": "imprint.pipeline",
+    "open": "imprint.pipeline",
+    "teach": "imprint.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: `imprint --help` must not wait for torch.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'imprint' has no attribute '{name}'")

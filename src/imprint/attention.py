@@ -1,7 +1,7 @@
-"""Attention for many short rows on CPUs: grouped queries meet their keys without copies.
+"""Attention on CPUs: grouped queries meet their keys without copies of them.
 
-PyTorch's CPU kernels repeat keys and values for every query head of a group, or are slow backward in
-bfloat16; with rows of tens of tokens plain batched products are faster (docs/log.md).
+transformers repeats keys and values for every query head of a group, and PyTorch's own kernel is slow
+backward in bfloat16; for training rows of tens of tokens plain batched products are faster (docs/log.md).
 
 Shape key: B rows, H query heads, K key heads, G = H / K heads a group, T queries, S keys, D head width."""
 
@@ -31,6 +31,17 @@ def grouped_attention(
     B, H, T, D = query_BHTD.shape
     K, S = key_BKSD.shape[1:3]
     G = H // K
+    if not query_BHTD.requires_grad:  # PyTorch's own kernel knows groups, but is slow backward
+        mixed_BHTD = nn.functional.scaled_dot_product_attention(
+            query_BHTD,
+            key_BKSD,
+            value_BKSD,
+            attn_mask=None if attention_mask is None else attention_mask[..., :S],
+            is_causal=attention_mask is None and T == S,
+            scale=scaling,
+            enable_gqa=G > 1,
+        )
+        return mixed_BHTD.transpose(1, 2).contiguous(), None
     query_BKGTD = query_BHTD.reshape(B, K, G * T, D) * scaling
     scores_BKGTS = (query_BKGTD @ key_BKSD.transpose(-1, -2)).view(B, K, G, T, S)
     if attention_mask is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 import torch
 
-from imprint import devices
+from imprint import attention, devices
 from imprint.devices import Device
 from imprint.errors import NoSuchBase
 from imprint.types import Turn, content_hash
@@ -123,7 +123,7 @@ def load(name: str | None = None, *, device: str | None = None) -> Base:
     """The base model of that name (a folder or a hub name), or the bundled one.
 
     Raises NoSuchBase where there is none; a hub name is looked for in the local hub cache first."""
-    devices.pin_threads()
+    devices.prepare()
     where = devices.find(device)
     if name is None or name == BUNDLED:
         return _open(bundled_folder(), BUNDLED, where)
@@ -213,6 +213,8 @@ def _open(folder: Path, name: str, device: Device) -> Base:
             f"{folder} does not hold a causal language model that transformers can open: {error}"
         ) from error
     model.to(device.torch).eval().requires_grad_(False)
+    if device.name == "cpu":
+        attention.use(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Base(name, _revision(folder, model), model, tokenizer, device)

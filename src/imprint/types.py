@@ -192,6 +192,14 @@ class Writer(Protocol):
 
 
 @runtime_checkable
+class Reader(Protocol):
+    """A writer that can also tell how likely a text is to it."""
+
+    def likelihoods(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        """Mean natural-log probability per token of each text as what follows its prompt."""
+
+
+@runtime_checkable
 class Generator(Protocol):
     """Passages and a writer make examples."""
 
@@ -200,6 +208,9 @@ class Generator(Protocol):
     def examples(
         self, passages: Sequence[Passage], writer: Writer, *, seed: int
     ) -> Iterator[Example]: ...
+
+    def cost(self, passage: Passage) -> tuple[int, int]:
+        """Prompts that a passage asks of the writer, and characters of training text it comes to."""
 
 
 @runtime_checkable

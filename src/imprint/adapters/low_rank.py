@@ -5,7 +5,7 @@ Shape key: I inputs, O outputs, R rank; `...` any leading dimensions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,8 +70,8 @@ class LoRA:
             _put(base.model, name, layer)
         return Attached(base, adapter, layers)
 
-    def peft_config(self, base_name: str) -> dict[str, Any]:
-        """What PEFT's adapter_config.json says of this adapter."""
+    def peft_config(self, base_name: str, layers: Sequence[int]) -> dict[str, Any]:
+        """What PEFT's adapter_config.json says of this adapter, which sits in these blocks."""
         config: dict[str, Any] = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -84,6 +84,8 @@ class LoRA:
             "inference_mode": True,
             "target_modules": sorted(self.targets),
         }
+        if self.top_layers is not None:
+            config |= {"layers_to_transform": list(layers), "layers_pattern": "layers"}
         return config
 
     def _linears(self, model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

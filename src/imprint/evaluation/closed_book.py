@@ -16,8 +16,6 @@ import numpy as np
 from imprint.types import Prompt, Score, Writer
 
 UNANSWERABLE = "unanswerable"
-ABSTENTION = "The documents do not say."
-"""What imprint teaches a model to answer where the documents tell nothing."""
 
 _ABSTAINS = re.compile(
     r"\b(do(es)? not|don't|doesn't|did not|didn't|is not|isn't|are not|aren't|not|no)\b[^.]{0,40}"

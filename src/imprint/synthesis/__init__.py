@@ -1,0 +1,15 @@
+"""Passages and a writer make examples."""
+
+from __future__ import annotations
+
+from imprint.synthesis.raw_text import RawText
+from imprint.synthesis.rephrase import Rephrase
+from imprint.synthesis.self_study import SelfStudy
+from imprint.types import Generator
+
+KINDS: dict[str, type[Generator]] = {
+    "self_study": SelfStudy,
+    "rephrase": Rephrase,
+    "raw_text": RawText,
+}
+"""Every kind of synthesis, by the name that recipes use."""

@@ -190,11 +190,16 @@ def _numbers(text: str) -> Iterator[tuple[int, int, str, str]]:
             yield start, end, "what percent" if end > bare_end else "how much", "number"
         elif first and first not in _PREPOSITIONS and first not in _AUXILIARIES and first != "and":
             second = unit.split()[1] if " " in unit else ""
-            noun = unit if second and first.endswith("ing") else first
+            both = second.endswith("s") and not first.endswith("s") and not _verb_at([second], 0)
+            noun = unit if both else first
             end = bare_end + 1 + len(noun)
             yield start, end, f"how many {noun}", "number"
         else:
-            yield start, bare_end, "how many" if value.isalpha() else "what number", "number"
+            noun = re.search(r"(?<=\s)(?:extension|room|number|page|form|code|gate|line|level|phase) $", text[:start])
+            if noun:
+                yield noun.start(), bare_end, f"which {noun.group().strip()}", "number"
+            else:
+                yield start, bare_end, "how many" if value.isalpha() else "what number", "number"
 
 
 def _names(text: str) -> Iterator[tuple[int, int, str, str]]:
@@ -204,9 +209,11 @@ def _names(text: str) -> Iterator[tuple[int, int, str, str]]:
         if re.fullmatch(rf"(?:{_MONTHS}|{_DAYS})s?|I", name) or match.start() == 0:
             continue
         before = text[: match.start()].split()[-1:] or [""]
-        code = re.fullmatch(r"[A-Z]+-?\d+", name)
-        if code:
-            words = "which one" if before[0] in ("code", "form", "number") else "what"
+        if re.fullmatch(r"[A-Z]+-?\d+", name) and before[0].isalpha() and before[0] not in _PREPOSITIONS:
+            yield match.start() - len(before[0]) - 1, match.end(), f"which {before[0]}", "name"
+            continue
+        if " " not in name and name.isupper():
+            words = "what"
         elif before[0] in ("in", "at", "near", "to", "from"):
             words = "where" if before[0] in ("in", "at", "near") else "what"
         elif " " in name and before[0] not in ("the", "a", "an", "The"):

@@ -77,6 +77,34 @@ class LocalWriter:
             yield batch
 
     @torch.inference_mode()
+    def likelihoods(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        """Mean natural-log probability per token of each text as the continuation of its prompt.
+
+        Reading costs a fraction of writing: one pass, no token after token."""
+        ids = [self.base.prompt_ids(p.turns, p.begun) for p in prompts]
+        tails = [self.base.tokenizer.encode(t, add_special_tokens=False) for t in texts]
+        shared = _common_beginning(ids)
+        scores = [0.0] * len(prompts)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + len(tails[i]))
+        for first in range(0, len(order), self.batch_rows):
+            batch = order[first : first + self.batch_rows]
+            rows = [ids[i][len(shared) :] + tails[i] for i in batch]
+            cache = self._cache(shared, len(batch))
+            width = max(len(r) for r in rows)
+            tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id)
+            for b, row in enumerate(rows):
+                tokens_BT[b, : len(row)] = torch.tensor(row)
+            tokens_BT = tokens_BT.to(self.base.device.torch)
+            hidden_BTD = self.base.model.model(input_ids=tokens_BT, past_key_values=cache).last_hidden_state
+            for b, i in enumerate(batch):
+                end = len(rows[b])
+                start = end - len(tails[i])
+                logits_TV = self.base.model.lm_head(hidden_BTD[b, start - 1 : end - 1]).float()
+                picked_T = logits_TV.log_softmax(-1).gather(1, tokens_BT[b, start:end, None])
+                scores[i] = float(picked_T.mean())
+        return scores
+
+    @torch.inference_mode()
     def _decode(
         self, prompts: list[Prompt], ids: list[list[int]], shared: list[int], seed: int
     ) -> list[tuple[Text, int]]:
@@ -97,17 +125,19 @@ class LocalWriter:
         alive = rows
         while alive:
             position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
-            output = self.base.model(
+            output = self.base.model.model(
                 input_ids=tokens_BT,
                 attention_mask=mask_BT,
                 position_ids=position_BT,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
             )
-            tokens_BT = self._take(output.logits[:, -1].float(), alive)
+            # A contiguous matrix: with a strided one PyTorch copies the whole vocabulary for every row.
+            last_BD = output.last_hidden_state[:, -1].contiguous()
+            tokens_BT = self._take(self.base.model.lm_head(last_BD).float(), alive)
             going = [b for b, row in enumerate(alive) if not row.ended]
-            if len(going) < len(alive):
+            # Taking rows out copies the keys of those that stay: done when it pays.
+            if len(going) <= 0.75 * len(alive) or not going:
                 alive = [alive[b] for b in going]
                 keep = torch.tensor(going, dtype=torch.long, device=device)
                 tokens_BT, mask_BT = tokens_BT[keep], mask_BT[keep]
@@ -116,17 +146,18 @@ class LocalWriter:
         return [(row.text(self.base), len(row.ids)) for row in rows]
 
     def _take(self, logits_BV: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
-        """The next token of each row; marks the rows that end with it."""
+        """The next token of each row; marks the rows that end with it. Rows that ended before are idle."""
         logprobs_BV = logits_BV.log_softmax(-1)
         taken = logits_BV.argmax(-1)
         for b, row in enumerate(rows):
-            if row.generator is not None:
+            if row.generator is not None and not row.ended:
                 top = logits_BV[b].topk(min(self.top_k, logits_BV.shape[1]))
                 weights = (top.values / row.prompt.temperature).softmax(-1).cpu()
                 taken[b] = top.indices[torch.multinomial(weights, 1, generator=row.generator)]
         values = logprobs_BV.gather(1, taken[:, None])[:, 0].tolist()
         for row, token, value in zip(rows, taken.tolist(), values, strict=True):
-            row.add(token, value, self.base)
+            if not row.ended:
+                row.add(token, value, self.base)
         return taken[:, None]
 
     def _cache(self, shared: list[int], rows: int) -> Cache:

@@ -1,0 +1,46 @@
+"""The documents of one teaching, kept so that a proof can later open them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from imprint.documents import split
+from imprint.run_folder import write_whole
+from imprint.types import Document, Passage, content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Documents in order."""
+
+    documents: tuple[Document, ...]
+
+    @property
+    def hash(self) -> str:
+        return content_hash(*(f"{d.source}\n{d.id}" for d in self.documents))
+
+    def split(self, max_tokens: int, count_tokens: Callable[[str], int]) -> list[Passage]:
+        """All passages, document after document."""
+        return [p for d in self.documents for p in split(d, max_tokens=max_tokens, count_tokens=count_tokens)]
+
+    def keep(self, home: Path) -> None:
+        """Writes the documents into the home folder, under their hash."""
+        file = _file(home, self.hash)
+        if not file.exists():
+            write_whole(file, (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in self.documents))
+
+    @staticmethod
+    def kept(home: Path, corpus_hash: str) -> Corpus | None:
+        """The documents kept under this hash; None where they are not (an imported adapter's)."""
+        file = _file(home, corpus_hash)
+        if not corpus_hash or not file.exists():
+            return None
+        records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        return Corpus(tuple(Document(**{**r, "page_starts": tuple(r["page_starts"])}) for r in records))
+
+
+def _file(home: Path, corpus_hash: str) -> Path:
+    return home / "corpora" / f"{content_hash(corpus_hash)}.jsonl"

@@ -1,0 +1,89 @@
+"""Questions for the proof: read from the user's file, or held out from what the writer wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imprint.errors import BadQuestions
+from imprint.evaluation.closed_book import UNANSWERABLE, Question, normalised
+from imprint.types import Example
+
+_ALIKE = 0.8
+"""Share of words in common (Jaccard) from which a training question is too like a held-out one."""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Questions of a JSONL, JSON or CSV file with the fields question, answer and, if given, also and kind.
+
+    An empty answer means that the documents do not tell. Raises BadQuestions naming the line."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise BadQuestions(f"There is no questions file at {path}.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadQuestions(f"{path} cannot be read as UTF-8 text: {error}") from None
+    questions = [_question(record, f"{path}, item {i}") for i, record in enumerate(_records(path, text), 1)]
+    if not questions:
+        raise BadQuestions(f"{path} holds no question. Give one JSON object a line: question, answer.")
+    return questions
+
+
+def _records(path: Path, text: str) -> list[Any]:
+    try:
+        if path.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        if path.suffix == ".json":
+            data = json.loads(text)
+            return data if isinstance(data, list) else [data]
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise BadQuestions(f"{path} is not valid {path.suffix.lstrip('.') or 'JSONL'}: {error}") from None
+
+
+def _question(record: Any, where: str) -> Question:
+    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
+        raise BadQuestions(f"{where}: expected an object with 'question' and 'answer'; found {record!r:.80}")
+    answers = record.get("answer", record.get("answers", ""))
+    also = record.get("also") or []
+    every = [*(answers if isinstance(answers, list) else [answers]), *(also if isinstance(also, list) else [also])]
+    kept = tuple(dict.fromkeys(str(a).strip() for a in every if a is not None and str(a).strip()))
+    kind = str(record.get("kind") or ("direct" if kept else UNANSWERABLE))
+    return Question(record["question"].strip(), kept, kind)
+
+
+def hold_out(
+    examples: Sequence[Example], wanted: int, *, seed: int
+) -> tuple[list[Question], list[Example]]:
+    """Some of the writer's questions, and the examples that remain without them and all too like them.
+
+    Only passages with several questions give one, and never more than a tenth of the questions go."""
+    candidates = [e for e in examples if e.generator.endswith("/question") and ":" not in e.turns[0].text]
+    random.Random(seed).shuffle(candidates)
+    chosen: list[Question] = []
+    met: set[tuple[str, str]] = set()
+    for example in candidates:
+        fact = (example.passages[0], normalised(example.turns[1].text))
+        if len(chosen) < min(wanted, len(candidates) // 10) and fact not in met:
+            met.add(fact)
+            chosen.append(Question(example.turns[0].text, (example.turns[1].text,), "written"))
+    return chosen, without_alike(examples, chosen)
+
+
+def without_alike(examples: Sequence[Example], questions: Sequence[Question]) -> list[Example]:
+    """The examples that do not ask what is held out in the same or nearly the same words."""
+    held = [_words(q.text) for q in questions]
+    return [e for e in examples if not any(_jaccard(_words(e.turns[0].text), h) >= _ALIKE for h in held)]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", normalised(text)))
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / max(1, len(one | other))
