@@ -13,23 +13,28 @@ from typing import Any
 
 import platformdirs
 
-from imprint import adapters, base as bases, documents, planner, synthesis
+from imprint import adapters, documents, planner, synthesis
+from imprint import base as bases
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
 from imprint.errors import BadSetting, ImprintError, NoSuchAdapter
-from imprint.evaluation import open_book, proof as proofs
+from imprint.evaluation import open_book
+from imprint.evaluation import proof as proofs
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.forgetting import general_perplexity
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import hold_out, read_questions, without_alike
 from imprint.planner import Budget, Cost, Plan, Speeds, parse_budget
-from imprint.recipe import RAW_TEXT, Recipe, read as read_recipe
+from imprint.recipe import RAW_TEXT, Recipe
+from imprint.recipe import read as read_recipe
 from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.synthesis.audit import Audit
-from imprint.training.batches import Row, collate, rows as token_rows
+from imprint.synthesis.self_study import SelfStudy, passage_askings
+from imprint.training.batches import Row, collate
+from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.sft import Job, Trained, train
 from imprint.types import Example, Passage, Prompt, Text, Turn, Version, Writer, content_hash
@@ -303,7 +308,7 @@ def _planned(
     for passage in passages:
         each = [g.cost(passage) for g in generators]
         costs.append(Cost(sum(p for p, _ in each), sum(round(c / 3.6) for _, c in each)))
-        values.append(float(sum(p + c / 100 for p, c in each)))
+        values.append(sum(g.value(passage) for g in generators if isinstance(g, SelfStudy)) or 0.01)
     speeds = _speeds(passages, model, recipe, costs)
     plan = planner.plan(costs, values, budget, speeds, batch_tokens=recipe.batch_tokens, epochs=recipe.epochs)
     run.write("plan", asdict(plan))
@@ -394,8 +399,6 @@ def _generators(recipe: Recipe) -> list[Any]:
 
 
 def _sample_prompts(passages: Sequence[Passage], recipe: Recipe) -> list[Prompt]:
-    from imprint.synthesis.self_study import SelfStudy, passage_askings
-
     study = SelfStudy(samples=recipe.samples)
     prompts = [q for p in passages[:40] for a in passage_askings(p) for q in study.prompts(a)]
     return prompts or [Prompt.ask("What is this about?", max_tokens=28)]

@@ -92,6 +92,8 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
 
 
 def _typed(key: str, value: Any, default: Any, source: str) -> Any:
+    if value is None and default is None:
+        return None
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
             return tuple(value)

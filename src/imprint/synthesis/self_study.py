@@ -60,6 +60,11 @@ class SelfStudy:
         characters = sum(2 * len(a.echo) + 60 for a in asked) + prompts * 100 + len(passage.text)
         return prompts, characters
 
+    def value(self, passage: Passage) -> float:
+        """How many firm facts (numbers, times, names) a passage says in short statements."""
+        asked = passage_askings(passage)
+        return sum(a.kind in ("number", "time", "name") and len(a.echo.split()) <= 30 for a in asked)
+
     def prompts(self, asking: Asking) -> list[Prompt]:
         """What the writer is asked about one span: each time begun with other question words."""
         openings = _openings(asking)

@@ -40,6 +40,12 @@ _NUMBER_WORDS = (
 )
 _FILLERS = frozenset("also only least most more be been not so very and or then there up".split())
 _EMPTY = frozenset(("a year", "a month", "a week", "a day", "the age", "the whole", "the end", "the day"))
+_PRONOUNS = frozenset("It They He She This These That Those There You We I If When What How".split())
+_MARKER = re.compile(r"^(?:[-*•|#]+\s*|\(?(?:\d{1,2}(?:\.\d+)*|[a-z]|[ivx]+)[.)]\s+)+")
+_LONG = 40
+"""Words from which on a statement is asked only for its numbers, times and names."""
+_THINGS = 3
+"""Phrases, beside numbers, times, names and the subject, that one statement is asked for at most."""
 _WORD = re.compile(r"\S+")
 
 
@@ -86,9 +92,9 @@ def statements(passage: Passage) -> list[Statement]:
     """The sentences of a passage, each followed by the simple statements it was split into."""
     found: list[Statement] = []
     for start, end in sentences(passage.text):
-        whole = " ".join(passage.text[start:end].split()).lstrip("-*•|# ").strip()
-        if len(whole.split()) < 3 or whole.endswith(":"):
-            continue
+        whole = _MARKER.sub("", " ".join(passage.text[start:end].split())).strip()
+        if len(whole.split()) < 3 or whole.endswith(":") or whole.count("|") > 1:
+            continue  # nothing said, or a row of a table, which means little without its head
         parts = [part for part in split(whole) if part != whole]
         found += [Statement(text, passage, whole) for text in [*parts, whole]]
     return found
@@ -131,7 +137,11 @@ def askings(statement: Statement) -> list[Asking]:
     """Every span of the statement worth asking for, with its question words; no two alike."""
     seen: set[tuple[int, int]] = set()
     found: list[Asking] = []
+    long = len(statement.text.split()) > _LONG
     for start, end, words, kind in _spans(statement.text):
+        things = sum(a.kind == "thing" for a in found)
+        if kind in ("thing", "subject") and (long or (kind == "thing" and things >= _THINGS)):
+            continue
         answer = statement.text[start:end].strip()
         if not answer or len(answer) > 0.7 * len(statement.text) or answer in statement.passage.title:
             continue
@@ -153,13 +163,14 @@ def _spans(text: str) -> Iterator[tuple[int, int, str, str]]:
         person = bool(re.fullmatch(r"([A-Z][\w'-]+ )+[A-Z][\w'-]+", subject)) and not subject.startswith(
             ("The ", "A ", "Today ", "Our ")
         )
-        if subject.split()[0] not in ("It", "They", "He", "She", "This", "These", "There"):
+        if subject.split()[0] not in _PRONOUNS:
             yield 0, len(subject), "who" if person else "what", "subject"
 
 
 def _times(text: str) -> Iterator[tuple[int, int, str, str]]:
     patterns = (
         (rf"\b(?:\d{{1,2}} (?:{_MONTHS})|(?:{_MONTHS}) \d{{1,2}})(?:,? \d{{4}})?\b", "what date"),
+        (rf"\b(?:{_MONTHS}),? \d{{4}}\b", "what month"),
         (r"(?<=\bin )(?:1[5-9]|20)\d\d\b|(?<=\bsince )(?:1[5-9]|20)\d\d\b", "what year"),
         (rf"\b(?:{_MONTHS})\b(?! \d)(?<!\d )", "what month"),
         (rf"\b(?:{_DAYS})s?\b", "what day"),
@@ -177,6 +188,12 @@ def _numbers(text: str) -> Iterator[tuple[int, int, str, str]]:
         unit = (match.group("unit") or "").strip()
         start, bare_end = match.start(), match.end() - len(match.group("unit") or "")
         value = text[start:bare_end]
+        scale = re.match(r" (?:million|billion|trillion|thousand)\b", text[bare_end:])
+        if scale:
+            end = bare_end + scale.end()
+            money = value[0] in "$€£" or text[end:].startswith((" dollars", " euros", " pounds"))
+            yield start, end, "how much" if money else "how many", "number"
+            continue
         if re.fullmatch(r"(?:1[5-9]|20)\d\d", value) and not unit.startswith(("days", "percent")):
             continue  # a year
         if re.match(rf" (?:{_MONTHS})\b", text[bare_end:]) or re.match(r"-| [A-Z]", text[bare_end:]):
@@ -204,9 +221,9 @@ def _numbers(text: str) -> Iterator[tuple[int, int, str, str]]:
 
 def _names(text: str) -> Iterator[tuple[int, int, str, str]]:
     word = r"(?:[A-Z][\w'’-]*|\d+(?= [A-Z]))"
-    for match in re.finditer(rf"(?<![\w-]){word}(?:(?: & | of the | of | ){word})*", text):
+    for match in re.finditer(rf"(?<![\w.-]){word}(?:(?: & | of the | of | ){word})*", text):
         name = match.group()
-        if re.fullmatch(rf"(?:{_MONTHS}|{_DAYS})s?|I", name) or match.start() == 0:
+        if re.fullmatch(rf"(?:{_MONTHS}|{_DAYS})s?|[A-Z]", name) or match.start() == 0:
             continue
         before = text[: match.start()].split()[-1:] or [""]
         if re.fullmatch(r"[A-Z]+-?\d+", name) and before[0].isalpha() and before[0] not in _PREPOSITIONS:
@@ -239,13 +256,14 @@ def _things(text: str) -> Iterator[tuple[int, int, str, str]]:
         following = words[first + 1][0].lower() if first + 1 < len(words) else ""
         adjective = opening.endswith("ed") and following.strip(".,").isalpha() and not _joint(following)
         participle = _verb_like(opening) and not (adjective and following not in _PREPOSITIONS)
-        if participle or opening.lower() in _FILLERS:
+        if participle or opening.lower() in _FILLERS or _joint(opening) or opening[0] in "“\"(":
             continue
         last = first
         while last < len(words):
             bare = words[last][0].rstrip(".,;:")
             if last > first and (bare.lower() in _PREPOSITIONS or _joint(bare) or _verb_like(bare)):
-                last -= 1
+                plural = bare.endswith("s") and bare.lower() not in _AUXILIARIES and lower not in _DETERMINERS
+                last -= 0 if plural else 1  # 'for demanding applications': a noun that only looks like a verb
                 break
             if words[last][0][-1] in ".,;:" or last - first >= 5:
                 break
@@ -298,7 +316,7 @@ def _verb_at(words: list[str], i: int) -> bool:
 
 
 def _joint(word: str) -> bool:
-    return word.lower() in ("and", "or", "but", "while", "who", "which", "that", "when", "where")
+    return word.lower() in ("and", "or", "but", "while", "who", "which", "that", "when", "where", "if", "how")
 
 
 def _clause(part: str) -> bool:

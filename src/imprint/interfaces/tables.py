@@ -1,0 +1,225 @@
+"""Versions, proofs and check-ups as tables that a person can read. Cells are Text: what documents and models
+say is shown as it is, and never read as markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from imprint.interfaces.progress import duration
+from imprint.types import Report, Score, Version
+
+if TYPE_CHECKING:
+    from imprint.evaluation.proof import Proof
+    from imprint.interfaces.doctor import Check
+
+SYSTEMS = {
+    "untouched": "base model, untaught",
+    "raw_text": "raw text, trained",
+    "weights": "imprint, weights alone",
+    "full_context": "base + full context",
+    "rag": "base + RAG",
+}
+"""What a table calls the systems of a proof."""
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def stdout() -> Console:
+    """Where results go. Wider than a terminal where there is none, so that rows stay whole."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_WITHOUT_TERMINAL)
+    return console
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could drive the terminal of who reads it."""
+    return "".join(c for c in text if c in "\n\t" or c.isprintable())
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+def version_list(rows: Sequence[tuple[Version, Sequence[Report]]]) -> Table:
+    """The latest version of each name, with what its last proof said of the weights."""
+    table = _table("name", "base", "created", "right, weights alone")
+    for version, reports in rows:
+        scores = [r.scores["weights"] for r in reports if r.name == "proof" and "weights" in r.scores]
+        last = f"{_share(scores[-1].value)} of {scores[-1].n}" if scores else "not proven yet"
+        _row(table, str(version), version.base, _when(version.created_at), last)
+    return table
+
+
+def version_page(version: Version, reports: Sequence[Report]) -> RenderableType:
+    """Everything that is known of one version."""
+    page = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, value in _facts(version):
+        _row(page, label, value)
+    if not reports:
+        return Group(page, Text(f"\nNot proven yet: imprint prove {version}"))
+    return Group(page, *(_report_table(report) for report in reports))
+
+
+def _facts(version: Version) -> Iterator[tuple[str, str]]:
+    details = version.details
+    yield "version", str(version)
+    yield "base", version.base
+    yield "parent", f"{version.name}@{version.parent}" if version.parent else "none"
+    yield "created", _when(version.created_at)
+    if "read" in details:
+        yield "documents", str(details["read"])
+    yield "recipe", _pairs(version.recipe) or "unknown"
+    if "budget" in details:
+        yield "budget", f"{details['budget']}, seed {details.get('seed', 0)}"
+    if details.get("plan"):
+        yield "plan", _plan(details["plan"])
+    if "tokens" in details:
+        yield "trained", f"{details['tokens']:,} tokens in {details.get('steps', 0):,} steps"
+    if details.get("audit"):
+        yield "audit", _audit(details["audit"])
+    if "seconds" in details:
+        yield "time", ", ".join(f"{stage} {duration(s)}" for stage, s in details["seconds"].items())
+    if details.get("questions"):
+        yield "held out", f"{len(details['questions'])} questions {details.get('questions_from', '')}"
+    if "imported" in details:
+        yield "imported", _pairs(details["imported"])
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    taught, left_out = len(plan["taught"]), len(plan["left_out"])
+    return (
+        f"{taught} passages taught, {left_out} left out; {plan['prompts']:,} texts to write; "
+        f"{plan['tokens']:,} tokens in {plan['steps']:,} steps, each example {plan['epochs']:.1f} times"
+    )
+
+
+def _audit(audit: Mapping[str, Any]) -> str:
+    kinds = [f"{k}: {c['kept']:,} kept, {c['dropped']:,} dropped" for k, c in audit["counts"].items()]
+    return "\n".join([*kinds, f"{audit['untouched']} passages without any example"])
+
+
+def _report_table(report: Report) -> Table:
+    table = _table(report.name, "value", "95 % interval", "n")
+    for name, score in report.scores.items():
+        _row(table, SYSTEMS.get(name, name), *_score_cells(score))
+    return table
+
+
+def _score_cells(score: Score) -> tuple[str, str, str]:
+    if score.unit == "share":
+        return _share(score.value), _interval(score.low, score.high), str(score.n)
+    return f"{score.value:.3g} {score.unit}", f"{score.low:.3g} to {score.high:.3g}", str(score.n)
+
+
+# --- proofs -----------------------------------------------------------------------------------
+
+
+def proof_page(proof: Proof) -> RenderableType:
+    """The certificate: the systems on the same questions, then by kind of question, then what it cost."""
+    perplexity = proof.general_perplexity
+    below = [
+        '"Right": the answer contains the right one as whole words. Unanswerable questions are not in the first '
+        "table; there, right is an answer that says the documents do not tell.",
+        f"Questions that have an answer, but the weights say the documents do not tell: "
+        f"{_share(proof.systems['weights'].wrongly_abstained)}",
+        f"Perplexity on general text: {perplexity['before']:.2f} before, {perplexity['after']:.2f} after",
+        *(f"Note: {note}" for note in proof.notes),
+    ]
+    return Group(
+        Text(f"{proof.name}@{proof.version} on {proof.base}", style="bold"),
+        Text(f"{proof.n} questions with an answer, {proof.questions_from}"),
+        _systems_table(proof),
+        _kinds_table(proof),
+        *(Text(line) for line in below),
+    )
+
+
+def _systems_table(proof: Proof) -> Table:
+    table = _table("system", "right", "95 % interval", "F1", "exact", "prompt tokens", "s/answer")
+    for key, name in _systems(proof):
+        s = proof.systems[key]
+        cells = [_share(s.score), _interval(s.low, s.high), f"{s.f1:.2f}", _share(s.exact)]
+        cells += [f"{s.prompt_tokens:,.0f}", f"{s.seconds_per_answer:.2f}"]
+        _row(table, name, *cells, style="bold" if key == "weights" else "")
+    return table
+
+
+def _kinds_table(proof: Proof) -> Table:
+    keys = [key for key, _ in _systems(proof)]
+    table = _table("right, by kind", "n", *(SYSTEMS.get(key, key) for key in keys))
+    for kind, part in proof.systems["weights"].by_kind.items():
+        shares = [_share(proof.systems[key].by_kind[kind]["score"]) for key in keys]
+        _row(table, kind, f"{part['n']:.0f}", *shares)
+    return table
+
+
+def _systems(proof: Proof) -> Iterator[tuple[str, str]]:
+    order = [*SYSTEMS, *(key for key in proof.systems if key not in SYSTEMS)]
+    return ((key, SYSTEMS.get(key, key)) for key in order if key in proof.systems)
+
+
+def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """Every answer of one system, with its grade."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_lines=False)
+    for heading in ("right?", "kind", "question", "answer", "a right answer", "F1"):
+        table.add_column(heading, justify="left", overflow="fold")
+    for a in answers:
+        grade = "yes" if a["contains"] else "no"
+        right = " / ".join(a["right"]) or "(not told)"
+        style = "" if a["contains"] else "red"
+        _row(table, grade, a["kind"], a["question"], a["answer"], right, f"{a['f1']:.2f}", style=style)
+    return table
+
+
+# --- check-ups --------------------------------------------------------------------------------
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """What the doctor found."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        style = "red" if check.todo and check.needed else ""
+        _row(table, check.what, check.found, style=style)
+    return table
+
+
+# --- inside -----------------------------------------------------------------------------------
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str, style: str = "") -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items() if value not in (None, []))
+
+
+def _plain(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.1%} to {high:.1%}"
+
+
+def _when(iso: str) -> str:
+    return f"{iso[:10]} {iso[11:16]} UTC" if len(iso) >= 16 else iso or "unknown"

