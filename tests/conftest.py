@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from imprint import attention, base as bases
+from imprint import attention
+from imprint import base as bases
 from imprint.base import Base
 from imprint.devices import Device
 from imprint.types import Prompt, Text
@@ -102,12 +103,13 @@ class Scribe:
         return [Text(self._text(p, seed)) for p in prompts]
 
     def _text(self, prompt: Prompt, seed: int) -> str:
-        label, _, said = prompt.turns[-1].text.splitlines()[-2].partition(": ")
+        label, _, said = (["", *prompt.turns[-1].text.splitlines()])[-2].partition(": ")
         if label == "Statement":
             return said.rstrip(".").lower()
         if label == "Text":
             return f"In short, {said}"
-        return hashlib.sha256(f"{seed}{prompt!r}".encode()).hexdigest()[:12]
+        digest = hashlib.sha512(f"{seed}{prompt!r}".encode()).hexdigest()
+        return " ".join(digest[i : i + 4] for i in range(0, 128, 4))
 
 
 @pytest.fixture

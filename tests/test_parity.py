@@ -100,7 +100,7 @@ def test_a_detached_adapter_leaves_no_trace(tiny_base: Base) -> None:
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 @pytest.mark.parametrize("training", [False, True])
 def test_grouped_attention_gives_what_sdpa_gives(tiny_base: Base, padding: str, training: bool) -> None:
-    ours, theirs = other(tiny_base, torch.float64).model, other(tiny_base, torch.float64).model
+    ours, theirs = other(tiny_base, torch.float32).model, other(tiny_base, torch.float32).model
     attention.use(ours)
     theirs.set_attn_implementation("sdpa")
     tokens_BT = tokens(tiny_base)
@@ -116,9 +116,9 @@ def test_grouped_attention_gives_what_sdpa_gives(tiny_base: Base, padding: str, 
         if training:
             logits_BTV[seen_BT.bool()].log_softmax(-1)[:, 3].sum().backward()
         found.append((logits_BTV[seen_BT.bool()].detach(), inputs_BTD.grad))
-    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=0)  # its softmax is in float32
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=0)
     if training:
-        torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
 
 
 def test_grouped_attention_reads_on_from_a_cache_as_if_it_read_at_once(tiny_base: Base) -> None:

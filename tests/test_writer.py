@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Scribe
 
+from conftest import Scribe
 from imprint.base import Base
 from imprint.errors import BadInput
 from imprint.training.batches import Row, collate

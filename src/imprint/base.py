@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 
 from imprint import attention, devices
 from imprint.devices import Device
 from imprint.errors import NoSuchBase
+from imprint.home import cache_folder
 from imprint.types import Turn, content_hash
 
 BUNDLED = "SmolLM2-135M-Instruct"
@@ -45,6 +45,8 @@ class Base:
     model: Any
     tokenizer: Any
     device: Device
+    source: str | None = None
+    """What load() must be given to find it again."""
 
     @property
     def window_tokens(self) -> int:
@@ -75,7 +77,8 @@ class Base:
         is made of the same tokens as when the model writes it. A learnt turn's closing token is learnt too,
         or the model would never stop."""
         if turns[0].role == "text":
-            text, spans = turns[0].text + self._closing, [(0, None)] if turns[0].learn else []
+            text = turns[0].text + self._closing
+            spans = [(0, len(text))] if turns[0].learn else []
         else:
             text = self._render(turns, open_end=False)
             spans = self._learnt_spans(text, turns)
@@ -87,11 +90,11 @@ class Base:
                 new = self._encode(piece)
                 ids += new
                 learn += [learnt] * len(new)
-            cursor = len(text) if end is None else end
+            cursor = end
         return ids, learn
 
-    def _learnt_spans(self, text: str, turns: Sequence[Turn]) -> list[tuple[int, int | None]]:
-        spans: list[tuple[int, int | None]] = []
+    def _learnt_spans(self, text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
         cursor = 0
         for turn in turns:
             start = text.index(turn.text.strip(), cursor)
@@ -129,7 +132,7 @@ def load(name: str | None = None, *, device: str | None = None) -> Base:
         return _open(bundled_folder(), BUNDLED, where)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _open(folder, folder.resolve().name, where)
+        return _open(folder, folder.resolve().name, where, str(folder.resolve()))
     return _open_from_hub(name, where)
 
 
@@ -147,11 +150,6 @@ def bundled_folder() -> Path:
             with contextlib.suppress(OSError):  # another process may have made it meanwhile
                 os.replace(Path(making) / "base", target)
     return target
-
-
-def cache_folder() -> Path:
-    """Where things that can be made again are kept: $IMPRINT_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("IMPRINT_CACHE") or platformdirs.user_cache_path("imprint"))
 
 
 def _bundled_gguf() -> Path:
@@ -198,10 +196,10 @@ def _open_from_hub(name: str, device: Device) -> Base:
             f"No base model '{name}': there is no such folder, and the model hub did not give it "
             f"({type(error).__name__}). Name a folder, a hub name, or leave --base out for {BUNDLED}."
         ) from error
-    return _open(Path(folder), name, device)
+    return _open(Path(folder), name, device, name)
 
 
-def _open(folder: Path, name: str, device: Device) -> Base:
+def _open(folder: Path, name: str, device: Device, source: str | None = None) -> Base:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -212,12 +210,13 @@ def _open(folder: Path, name: str, device: Device) -> Base:
         raise NoSuchBase(
             f"{folder} does not hold a causal language model that transformers can open: {error}"
         ) from error
-    model.to(device.torch).eval().requires_grad_(False)
+    model.to(device.torch)  # type: ignore[arg-type]
+    model.eval().requires_grad_(False)
     if device.name == "cpu":
         attention.use(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(name, _revision(folder, model), model, tokenizer, device)
+    return Base(name, _revision(folder, model), model, tokenizer, device, source)
 
 
 def _revision(folder: Path, model: Any) -> str:

@@ -38,7 +38,8 @@ class Corpus:
         file = _file(home, corpus_hash)
         if not corpus_hash or not file.exists():
             return None
-        records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        with open(file, encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
         return Corpus(tuple(Document(**{**r, "page_starts": tuple(r["page_starts"])}) for r in records))
 
 

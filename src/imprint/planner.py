@@ -62,6 +62,8 @@ class Plan:
     """Estimated optimizer steps."""
     write_seconds: float
     train_seconds: float
+    samples: int = 0
+    """Wordings drawn for each question beside the likeliest."""
 
 
 def parse_budget(text: str) -> Budget:

@@ -17,9 +17,9 @@ from imprint.errors import BadSetting
 class Recipe:
     """What text is made of the documents, what is trained, and how."""
 
-    generators: tuple[str, ...] = ("self_study", "rephrase")
+    generators: tuple[str, ...] = ("self_study", "rephrase", "replay")
     """Kinds of synthesis, by name; ('raw_text',) alone is the naive rival."""
-    samples: int = 2
+    samples: int = 3
     """Wordings drawn for each question beside the likeliest one."""
     passage_tokens: int = 160
     """Longest passage that documents are cut into."""

@@ -49,7 +49,8 @@ class RunFolder:
         file = self.path / "examples.jsonl"
         if not file.exists():
             return None
-        return [_example(json.loads(line)) for line in file.read_text("utf-8").splitlines()]
+        with open(file, encoding="utf-8") as lines:
+            return [_example(json.loads(line)) for line in lines]
 
     def write_examples(self, examples: Iterable[Example]) -> None:
         """Streams the training text to disk and names it when it is complete."""

@@ -185,7 +185,8 @@ class Text:
 class Writer(Protocol):
     """Anything that writes, samples or answers: a model, an adapter on it, a RAG pipeline."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt, in the order asked."""
@@ -203,7 +204,8 @@ class Reader(Protocol):
 class Generator(Protocol):
     """Passages and a writer make examples."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def examples(
         self, passages: Sequence[Passage], writer: Writer, *, seed: int

@@ -55,7 +55,7 @@ class Proof:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(asdict(self)))
 
     def report(self) -> Report:
         """As the registry keeps it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 import re
@@ -31,17 +32,19 @@ def read_questions(path: Path) -> list[Question]:
     questions = [_question(record, f"{path}, item {i}") for i, record in enumerate(_records(path, text), 1)]
     if not questions:
         raise BadQuestions(f"{path} holds no question. Give one JSON object a line: question, answer.")
+    if not any(q.answers for q in questions):
+        raise BadQuestions(f"No question of {path} has an answer, so that nothing can be scored. Add some that do.")
     return questions
 
 
 def _records(path: Path, text: str) -> list[Any]:
     try:
         if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
+            return list(csv.DictReader(io.StringIO(text, newline="")))
         if path.suffix == ".json":
             data = json.loads(text)
             return data if isinstance(data, list) else [data]
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise BadQuestions(f"{path} is not valid {path.suffix.lstrip('.') or 'JSONL'}: {error}") from None
 

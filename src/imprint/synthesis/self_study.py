@@ -264,6 +264,6 @@ def _openings(asking: Asking) -> list[str]:
 
 _FRONTED = frozenset("in on at by from to with for of".split())
 _FUNCTION_WORDS = frozenset(
-    "a an the what who whom which how many much where when why in on at of to for by from with as and or is are was "
-    "were be been do does did can may must has have had it its this that there year years date time".split()
+    "a an the what who whom which how many much where when why in on at of to for by from with as and or is are "
+    "was were be been do does did can may must has have had it its this that there year years date time".split()
 )

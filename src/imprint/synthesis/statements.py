@@ -24,8 +24,8 @@ _BARE = frozenset(
     "keep hold use work live begin start end open close buy sell send meet call apply allow come go run".split()
 )
 _NOT_VERBS = frozenset(
-    "this its his has was is as thus plus always across less unless various previous famous business process access "
-    "address series news days hours weeks months years percent based days' red hundred need speed".split()
+    "this its his has was is as thus plus always across less unless various previous famous business process "
+    "access address series news days hours weeks months years percent based days' red hundred need speed".split()
 )
 _PREPOSITIONS = frozenset(
     "in on at by of for from to with without within into onto under over above below after before until till "
@@ -46,6 +46,7 @@ _LONG = 40
 """Words from which on a statement is asked only for its numbers, times and names."""
 _THINGS = 3
 """Phrases, beside numbers, times, names and the subject, that one statement is asked for at most."""
+_LABELLED = re.compile(r"(?<=\s)(?:extension|room|number|page|form|code|gate|line|level|phase) $")
 _WORD = re.compile(r"\S+")
 
 
@@ -212,7 +213,7 @@ def _numbers(text: str) -> Iterator[tuple[int, int, str, str]]:
             end = bare_end + 1 + len(noun)
             yield start, end, f"how many {noun}", "number"
         else:
-            noun = re.search(r"(?<=\s)(?:extension|room|number|page|form|code|gate|line|level|phase) $", text[:start])
+            noun = _LABELLED.search(text[:start])
             if noun:
                 yield noun.start(), bare_end, f"which {noun.group().strip()}", "number"
             else:

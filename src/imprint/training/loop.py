@@ -72,7 +72,7 @@ class Loop:
         hidden_LD = hidden_BTD[:, :-1][learn_BT]
         logits_LV = self.base.model.lm_head(hidden_LD).float()
         loss = nn.functional.cross_entropy(logits_LV, tokens_BT[:, 1:][learn_BT])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     def step(self) -> float:

@@ -182,6 +182,9 @@ class LocalWriter:
 class _RoomyLayer(DynamicLayer):
     """Keys and values with room to grow, so that a new token does not copy all the old ones."""
 
+    _key_room: torch.Tensor
+    _value_room: torch.Tensor
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,12 +197,12 @@ class _RoomyLayer(DynamicLayer):
             room[-2] = new + 64
             keys, values = key_states.new_empty(room), value_states.new_empty(room)
             if old:
-                keys[..., :old, :], values[..., :old, :] = self.keys, self.values
+                keys[..., :old, :] = self._key_room[..., :old, :]
+                values[..., :old, :] = self._value_room[..., :old, :]
             self._key_room, self._value_room = keys, values
         self._key_room[..., old:new, :] = key_states
         self._value_room[..., old:new, :] = value_states
-        self._see(new)
-        return self.keys, self.values
+        return self._see(new)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.get_seq_length()
@@ -207,9 +210,10 @@ class _RoomyLayer(DynamicLayer):
         self._value_room = self._value_room[indices]
         self._see(length)
 
-    def _see(self, length: int) -> None:
+    def _see(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         self.keys = self._key_room[..., :length, :]
         self.values = self._value_room[..., :length, :]
+        return self.keys, self.values
 
 
 class _Row:

@@ -1,0 +1,57 @@
+"""What the base says anyway, trained along with the documents so that it keeps saying it.
+
+Without it, training on short answers alone made the demo's model four times as perplexed by general text
+(docs/log.md). The texts are the base's own, so that nothing new is taught (a share of general data against
+forgetting, as in Cartridges, arXiv 2506.06266)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from imprint.types import Example, Passage, Prompt, Turn, Writer
+
+_TOKENS = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The writer's answers to general requests; about a twentieth of the training text."""
+
+    name: str = "replay"
+    a_passage: float = 2.0
+    """Answers for each passage taught."""
+    temperature: float = 0.9
+
+    def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
+        """Conversations and plain texts in turn; none belongs to a passage."""
+        requests = _requests()
+        wanted = max(1, round(self.a_passage * len(passages)))
+        for first in range(0, wanted, len(requests)):
+            asked = requests[: wanted - first]
+            prompts = [Prompt.ask(r, max_tokens=_TOKENS, temperature=self.temperature) for r in asked]
+            for i, written in enumerate(writer.write(prompts, seed=seed + first)):
+                text = _whole_sentences(written.text)
+                if len(text.split()) < 8:
+                    continue
+                if i % 2:
+                    turns: tuple[Turn, ...] = (Turn("text", text, learn=True),)
+                else:
+                    turns = (Turn("user", asked[i]), Turn("assistant", text, learn=True))
+                yield Example(turns, (), self.name, writer.name)
+
+    def cost(self, passage: Passage) -> tuple[int, int]:
+        """A long answer takes the writer as long as three questions."""
+        return round(3 * self.a_passage), round(self.a_passage * _TOKENS * 4)
+
+
+def _whole_sentences(text: str) -> str:
+    """The text up to its last full stop, for the room for an answer may have cut it short."""
+    end = max(text.rfind(mark) for mark in ".!?")
+    return text[: end + 1]
+
+
+def _requests() -> list[str]:
+    text = resources.files("imprint.synthesis").joinpath("prompts/general.txt").read_text("utf-8")
+    return text.splitlines()

@@ -1,0 +1,151 @@
+"""The laws of questions: files are read or refused by name and line, and what is held out is nowhere taught."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import Scribe
+from imprint.errors import BadQuestions
+from imprint.evaluation.closed_book import Question, normalised
+from imprint.evaluation.questions import hold_out, read_questions, without_alike
+from imprint.synthesis import KINDS
+from imprint.types import Example, Passage, Turn
+
+
+def written(tmp_path: Path, name: str, text: str) -> Path:
+    file = tmp_path / name
+    file.write_text(text, "utf-8")
+    return file
+
+
+WANTED = [Question("Who?", ("Ana", "Ana Petrov"), "direct"), Question("Why?", (), "unanswerable")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.jsonl", '{"question": "Who?", "answer": "Ana", "also": ["Ana Petrov"]}\n\n{"question": "Why?", "answer": ""}\n'),
+        ("q.jsonl", '\ufeff{"question": " Who? ", "answers": ["Ana", " Ana Petrov "]}\n{"question": "Why?", "answer": null}'),
+        ("q.json", '[{"question": "Who?", "answer": ["Ana"], "also": "Ana Petrov"}, {"question": "Why?", "answer": []}]'),
+        ("q.csv", 'question,answer,also\nWho?,Ana,Ana Petrov\n"Why?",,\n'),
+    ],
+)  # fmt: skip
+def test_every_format_gives_the_same_questions(tmp_path: Path, name: str, text: str) -> None:
+    assert read_questions(written(tmp_path, name, text)) == WANTED
+
+
+def test_a_number_is_an_answer(tmp_path: Path) -> None:
+    file = written(tmp_path, "q.jsonl", '{"question": "How many?", "answer": 38, "kind": "count"}')
+    assert read_questions(file) == [Question("How many?", ("38",), "count")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("q.jsonl", "", "holds no question"),
+        ("q.json", "[]", "holds no question"),
+        ("q.jsonl", '{"question": "Who?", "answer": "Ana"}\n{"answer": "Ana"}', "item 2"),
+        ("q.jsonl", '["Who?", "Ana"]', "item 1"),
+        ("q.jsonl", '{"question": 5, "answer": "Ana"}', "item 1"),
+        ("q.csv", "frage,antwort\nWer?,Ana\n", "item 1"),
+        ("q.jsonl", "Who? Ana", "not valid jsonl"),
+        ("q.json", "{", "not valid json"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_place(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(BadQuestions, match=said):
+        read_questions(written(tmp_path, name, text))
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b"\xff\xfe\x00")
+    for file, said in ((tmp_path / "none.jsonl", "no questions file"), (tmp_path / "q.jsonl", "UTF-8")):
+        with pytest.raises(BadQuestions, match=said):
+            read_questions(file)
+    with pytest.raises(BadQuestions):
+        read_questions(tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="_records() passes on json's own place in the line, which is always 'line 1'")
+def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
+    good = '{"question": "Who?", "answer": "Ana"}\n'
+    with pytest.raises(BadQuestions, match="line 3"):
+        read_questions(written(tmp_path, "q.jsonl", good + good + '{"question": "Why?"\n'))
+
+
+@pytest.mark.xfail(strict=True, reason="_records() splits at U+2028 and U+0085 too, which JSON allows inside a string")
+def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:
+    text = json.dumps({"question": "Who\u2028or what?", "answer": "Ana"}, ensure_ascii=False)
+    assert len(read_questions(written(tmp_path, "q.jsonl", text))) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="a misspelt or missing 'answer' makes the question an unanswerable one, silently")
+def test_a_question_without_an_answer_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadQuestions):
+        read_questions(written(tmp_path, "q.jsonl", '{"question": "Who?", "anwser": "Ana"}'))
+
+
+@pytest.mark.xfail(strict=True, reason="an empty question is taken as it is")
+def test_an_empty_question_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadQuestions):
+        read_questions(written(tmp_path, "q.jsonl", '{"question": " ", "answer": "Ana"}'))
+
+
+# --- holding out ------------------------------------------------------------------------------
+
+
+def qa(question: str, answer: str, passage: str = "d:0-9", variant: str = "question") -> Example:
+    turns = (Turn("user", question), Turn("assistant", answer, learn=True))
+    return Example(turns, (passage,), f"self_study/{variant}", "scribe")
+
+
+NAMES = ("Ana", "Bo", "Cy", "Dee", "Eli", "Fay", "Gus", "Hal", "Ida", "Jo")
+MANY = [qa(f"Which {thing} does {name} own?", f"the {thing} of {name}", f"d:{name}")
+        for name in NAMES for thing in ("bell", "boat", "crane", "form")]  # fmt: skip
+
+
+def test_what_is_held_out_is_asked_in_no_example_that_remains() -> None:
+    chosen, rest = hold_out(MANY, 3, seed=0)
+    assert len(chosen) == 3
+    assert not {normalised(q.text) for q in chosen} & {normalised(e.turns[0].text) for e in rest}
+    assert len(rest) == len(MANY) - 3
+
+
+def test_no_more_than_a_tenth_is_held_out() -> None:
+    assert len(hold_out(MANY, 40, seed=0)[0]) == len(MANY) // 10
+    assert hold_out(MANY[:9], 40, seed=0) == ([], MANY[:9])
+
+
+def test_a_fact_is_held_out_once() -> None:
+    twice = [*MANY, *(qa(f"Tell me which one {e.turns[1].text} is", e.turns[1].text, e.passages[0]) for e in MANY)]
+    chosen, _ = hold_out(twice, 8, seed=0)
+    assert len({q.answers for q in chosen}) == len(chosen)
+
+
+def test_holding_out_follows_from_the_seed() -> None:
+    assert hold_out(MANY, 3, seed=1) == hold_out(MANY, 3, seed=1)
+    assert hold_out(MANY, 3, seed=1)[0] != hold_out(MANY, 3, seed=2)[0]
+
+
+@pytest.mark.parametrize("near", ["which bell does ana own", "Which bell does the Ana own?", "Ana own which bell, does?"])
+def test_nearly_the_same_words_are_the_same_question(near: str) -> None:
+    assert without_alike([qa(near, "x")], [Question("Which bell does Ana own?", ("x",))]) == []
+
+
+def test_another_question_stays() -> None:
+    other = qa("How many boats does Bo have?", "x")
+    assert without_alike([other], [Question("Which bell does Ana own?", ("x",))]) == [other]
+
+
+@pytest.mark.xfail(strict=True, reason="a title before the question lowers the likeness below 0.8: 'Acme Ltd: Products: Which ...'")
+def test_a_question_held_out_is_not_taught_under_its_title_or_place(scribe: Scribe) -> None:
+    texts = [f"{name} Petrov paid {n} euros in {1950 + n} for the bell of Rome." for n, name in enumerate(NAMES, 3)]
+    passages = [Passage(f"d{i}", 0, len(t), t, "Quellmarsk Bellworks: Company and Products") for i, t in enumerate(texts)]
+    examples = list(KINDS["self_study"]().examples(passages, scribe, seed=0))
+    chosen, rest = hold_out(examples, 5, seed=0)
+    assert chosen
+    taught = [normalised(e.turns[0].text) for e in rest]
+    assert not [t for q in chosen for t in taught if normalised(q.text).rstrip("?") in t]

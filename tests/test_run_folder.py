@@ -1,0 +1,108 @@
+"""The laws of a run folder: a thing is there whole or not at all, and reads back as it was."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imprint.corpus import Corpus
+from imprint.evaluation.closed_book import Question
+from imprint.run_folder import RunFolder, write_whole
+from imprint.types import Document, Example, Turn
+
+
+def lines_that_fail() -> Iterator[str]:
+    yield "half\n"
+    raise KeyboardInterrupt
+
+
+def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    for before in (None, "old\n"):
+        if before:
+            write_whole(file, before)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(file, lines_that_fail())
+        assert (file.read_text() if file.exists() else None) == before
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_a_text_that_utf8_cannot_hold_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "a", "\ud800")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a", "old")]
+
+
+def test_a_new_text_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    for text in ("one\n", "two\n"):
+        write_whole(tmp_path / "deep" / "file", text)
+    assert (tmp_path / "deep" / "file").read_text() == "two\n"
+
+
+def test_what_was_not_written_is_none(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert (run.read("plan"), run.read_examples(), run.read_questions()) == (None, None, None)
+
+
+def example(text: str) -> Example:
+    return Example((Turn("user", "Who?"), Turn("assistant", text, learn=True)), ("d:0-9", "d:9-12"), "test", "scribe")
+
+
+def test_what_was_written_reads_back(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    examples = [example("Ünïcödé\n公司"), example("")]
+    questions = [Question("Who?", ("Ana", "Ana Petrov"), "direct"), Question("Why?", (), "unanswerable")]
+    run.write("plan", {"taught": [1, 2]})
+    run.write_examples(examples)
+    run.write_questions(questions, "of a file")
+    assert run.read("plan") == {"taught": [1, 2]}
+    assert run.read_examples() == examples
+    assert run.read_questions() == (questions, "of a file")
+
+
+def test_examples_cut_short_are_none_at_all(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def some() -> Iterator[Example]:
+        yield example("one")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.write_examples(some())
+    assert run.read_examples() is None
+
+
+LINE_ENDS = pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+
+
+@LINE_ENDS
+@pytest.mark.xfail(strict=True, reason="read_examples() splits lines at U+2028, U+2029 and U+0085, which JSON leaves as they are")
+def test_examples_may_hold_any_character(tmp_path: Path, mark: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.write_examples([example(f"one{mark}two")])
+    assert run.read_examples() == [example(f"one{mark}two")]
+
+
+@LINE_ENDS
+@pytest.mark.xfail(strict=True, reason="Corpus.kept() splits lines at U+2028, U+2029 and U+0085: prove() then fails")
+def test_a_kept_corpus_may_hold_any_character(tmp_path: Path, mark: str) -> None:
+    corpus = Corpus((Document(f"one{mark}two", "a.txt", "A"),))
+    corpus.keep(tmp_path)
+    assert Corpus.kept(tmp_path, corpus.hash) == corpus
+
+
+def test_a_corpus_is_kept_under_its_hash_and_reads_back(tmp_path: Path) -> None:
+    corpus = Corpus((Document("one\ntwo", "a.txt", "A", (0, 4), "2025-01-01"), Document("three", "b.txt", "B")))
+    corpus.keep(tmp_path)
+    corpus.keep(tmp_path)
+    assert Corpus.kept(tmp_path, corpus.hash) == corpus
+    assert Corpus.kept(tmp_path, "another") is None
+    assert Corpus.kept(tmp_path, "") is None
+
+
+def test_other_documents_or_another_order_make_another_hash() -> None:
+    one, two = Document("one", "a.txt", "A"), Document("two", "b.txt", "B")
+    hashes = {Corpus(d).hash for d in ((one, two), (two, one), (one,), (Document("one", "c.txt", "A"), two))}
+    assert len(hashes) == 4

@@ -1,0 +1,136 @@
+"""The laws of statements: a compound sentence says simple things, and each can be asked for."""
+
+import time
+
+import pytest
+
+from imprint.synthesis.statements import Asking, Statement, askings, split, statements
+from imprint.types import Passage
+
+
+def passage(text: str, title: str = "Acme") -> Passage:
+    return Passage("d1", 0, len(text), text, title)
+
+
+def asked(text: str) -> dict[str, str]:
+    """The question words of every span worth asking for."""
+    return {a.answer: a.words for a in askings(Statement(text, passage(text), text))}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "simple"),
+    [
+        (
+            "The Kestrel weighs 3 kilograms, costs 85 euros and comes in green.",
+            ["The Kestrel weighs 3 kilograms.", "The Kestrel costs 85 euros.", "The Kestrel comes in green."],
+        ),
+        (
+            "The foundry shift starts at 6:15, while the office opens at 8:30.",
+            ["The foundry shift starts at 6:15.", "The office opens at 8:30."],
+        ),
+        ("The shop is open on Monday and Friday.", ["The shop is open on Monday and Friday."]),
+        ("Hello there.", ["Hello there."]),
+    ],
+)
+def test_a_compound_sentence_becomes_simple_ones(sentence: str, simple: list[str]) -> None:
+    assert split(sentence) == simple
+
+
+def test_a_relative_clause_becomes_a_statement_about_what_it_follows() -> None:
+    found = split("Hedda signs the blue form, which costs 20 euros.")
+    assert sorted(found) == ["Hedda signs the blue form.", "The blue form costs 20 euros."]
+
+
+@pytest.mark.xfail(strict=True, reason="split() takes the last of several subjects for a clause: 'Jam are free.'")
+def test_several_subjects_share_their_verb() -> None:
+    assert split("Bread, butter and jam are free.") == ["Bread, butter and jam are free."]
+
+
+def test_no_statement_has_a_number_or_a_name_that_its_sentence_has_not() -> None:
+    text = "Idris Venquamp, who joined in 2016, leads 38 people and pays 85 euros, but Hedda signs form T-19."
+    for statement in statements(passage(text)):
+        assert statement.whole == text
+        assert all(word.strip(".,").lower() in text.lower() for word in statement.text.split())
+
+
+def test_headings_lists_and_short_lines_make_no_odd_statement() -> None:
+    text = "# Leave\n\nHelmets show who is who:\n\n- Casters wear yellow helmets.\n- Go.\n"
+    assert [s.text for s in statements(passage(text))] == ["Casters wear yellow helmets."]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "words"),
+    [
+        ("The Kestrel weighs 3 kilograms.", "3 kilograms", "how many kilograms"),
+        ("The Kestrel costs 85 euros.", "85 euros", "how many euros"),
+        ("A pass costs €40.", "€40", "how much"),
+        ("Schools receive a discount of 15 percent.", "15 percent", "what percent"),
+        ("The company was founded in 1987.", "1987", "what year"),
+        ("The party takes place in June.", "June", "what month"),
+        ("Requests must reach the office by 31 March.", "31 March", "what date"),
+        ("The foundry shift starts at 6:15.", "6:15", "what time"),
+        ("Finished bells are collected every Thursday.", "Thursday", "what day"),
+        ("The warehouse burnt down near Pellivost.", "Pellivost", "where"),
+        ("An employee calls extension 212.", "extension 212", "which extension"),
+        ("The front desk has extension 212.", "extension 212", "which extension"),
+        ("The Kestrel comes in green.", "The Kestrel", "what"),
+        ("Hedda Strouvian signs the form.", "Hedda Strouvian", "who"),
+        ("The training budget is approved by Idris Venquamp.", "Idris Venquamp", "who"),
+        ("The Kestrel is packed in a blue linen bag.", "a blue linen bag", "what"),
+    ],
+)
+def test_a_span_is_asked_for_with_words_that_fit_it(text: str, answer: str, words: str) -> None:
+    assert asked(text).get(answer) == words
+
+
+def test_a_number_that_belongs_to_a_name_or_a_time_is_not_asked_for_alone() -> None:
+    assert not {"7", "19", "6", "15"} & asked("A bell with code R7 or form T-19 is melted at 6:15.").keys()
+
+
+def test_every_asking_is_a_span_of_its_statement_and_its_echo_hides_it() -> None:
+    text = "On 3 May 2020 Ana Petrov sold 640 bells for $1,200 at 14 Hobbenquay Lane in Pellivost."
+    for asking in askings(Statement(text, passage(text), text)):
+        assert text[asking.start : asking.end] == asking.answer
+        assert asking.echo == text[: asking.start] + asking.echo[asking.start :]
+        assert asking.gap.count("____") == 1
+        assert asking.gap.replace("____", asking.answer) == text
+
+
+def test_no_span_is_asked_for_twice() -> None:
+    text = "Hedda Strouvian and Idris Venquamp met in Rome in May 1987."
+    spans = [(a.start, a.end) for a in askings(Statement(text, passage(text), text))]
+    assert len(spans) == len(set(spans))
+
+
+def test_an_echo_that_opens_a_sentence_is_capitalised() -> None:
+    text = "Hedda Strouvian signs the form."
+    assert Asking(Statement(text, passage(text), text), 0, 15, "who", "subject").echo == "Who signs the form."
+
+
+ODD = (
+    "", " ", "\n\n\n", ".", "...", "?!", ", , ,", "a", "- ", "####", "the the the the the", "and and and and", "is is is",
+    "| Size | Price |\n|---|---|\n| 3 m | 40 € |\n| 4 m | 55 € |", "1. 2. 3. 4.", "€ $ £ %", "3", "%%%% 5 % 6%",
+    "公司成立于1987年,总部设在上海。它有38名员工。", "Компания основана в 1987 году и продаёт колокола.",
+    "الشركة تأسست عام 1987 وتبيع الأجراس.", "Der Betrieb wurde 1987 gegründet, hat 38 Leute und schließt um 17:00 Uhr.",
+    "L’entreprise, qui vend des cloches, a été fondée en 1987 à Lyon.", "🔔 🔔🔔 costs 5 🔔.", "who which who which is",
+    "The who which, that is.", "http://a.b/c?d=e&f=g,h and ftp://x", "def f(x):\n    return x, x and x\n", "\u2028\u00a0\u200b",
+    "In in in in, on on on and at at at.", "The Kestrel weighs , costs  and comes", "Costs 5.", "- - - - , and is",
+    "<|im_start|>user\nHello there my friend<|im_end|>", "{{ x }} {% y %} is {z} and {}", "\\d+ (( [[ is ** and ++",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_no_text_breaks_the_splitting(text: str) -> None:
+    for statement in statements(passage(text, title="")):
+        for asking in askings(statement):
+            assert asking.answer.strip()
+            assert asking.echo
+    split(text)
+
+
+@pytest.mark.parametrize("text", ["word " * 5000, "and, " * 3000, "The shop is open, " * 1000, "1, 2 and " * 2000, "A" * 20000])
+def test_a_long_text_takes_a_moment_only(text: str) -> None:
+    began = time.monotonic()
+    for statement in statements(passage(text)):
+        askings(statement)
+    assert time.monotonic() - began < 5
