@@ -109,7 +109,7 @@ class Scribe:
         if label == "Text":
             return f"In short, {said}"
         digest = hashlib.sha512(f"{seed}{prompt!r}".encode()).hexdigest()
-        return " ".join(digest[i : i + 4] for i in range(0, 128, 4))
+        return " ".join(digest[i : i + 4] for i in range(0, 128, 4)) + "."
 
 
 @pytest.fixture

@@ -78,7 +78,6 @@ LINE_ENDS = pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
 
 
 @LINE_ENDS
-@pytest.mark.xfail(strict=True, reason="read_examples() splits lines at U+2028, U+2029 and U+0085, which JSON leaves as they are")
 def test_examples_may_hold_any_character(tmp_path: Path, mark: str) -> None:
     run = RunFolder(tmp_path / "run")
     run.write_examples([example(f"one{mark}two")])
@@ -86,7 +85,6 @@ def test_examples_may_hold_any_character(tmp_path: Path, mark: str) -> None:
 
 
 @LINE_ENDS
-@pytest.mark.xfail(strict=True, reason="Corpus.kept() splits lines at U+2028, U+2029 and U+0085: prove() then fails")
 def test_a_kept_corpus_may_hold_any_character(tmp_path: Path, mark: str) -> None:
     corpus = Corpus((Document(f"one{mark}two", "a.txt", "A"),))
     corpus.keep(tmp_path)
