@@ -67,7 +67,7 @@ class Base:
     def prompt_ids(self, turns: Sequence[Turn], begun: str = "") -> list[int]:
         """Token ids of a conversation that the assistant is to go on with, or of a plain text to continue."""
         if turns[0].role == "text":
-            return self._encode(turns[0].text + begun)
+            return self._encode(self._harmless(turns[0].text, strip=False) + begun)
         return self._encode(self._render(turns, open_end=True) + begun)
 
     def training_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
@@ -77,7 +77,7 @@ class Base:
         is made of the same tokens as when the model writes it. A learnt turn's closing token is learnt too,
         or the model would never stop."""
         if turns[0].role == "text":
-            text = turns[0].text + self._closing
+            text = self._harmless(turns[0].text, strip=False) + self._closing
             spans = [(0, len(text))] if turns[0].learn else []
         else:
             text = self._render(turns, open_end=False)
@@ -96,9 +96,12 @@ class Base:
     def _learnt_spans(self, text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         cursor = 0
-        for turn in turns:
-            start = text.index(turn.text.strip(), cursor)
-            cursor = start + len(turn.text.strip())
+        for i, turn in enumerate(turns):
+            # An answer such as 'a' also stands in the template's own words: look from where it must begin.
+            opened = self._render(turns[:i], open_end=True) if i and turn.role == "assistant" else ""
+            said = self._harmless(turn.text)
+            start = text.index(said, max(cursor, len(opened) if text.startswith(opened) else 0))
+            cursor = start + len(said)
             if turn.learn:
                 if text.startswith(self._closing, cursor):
                     cursor += len(self._closing)
@@ -111,12 +114,18 @@ class Base:
 
     def _render(self, turns: Sequence[Turn], *, open_end: bool) -> str:
         if self.tokenizer.chat_template is None:
-            text = "".join(f"{t.role.title()}: {t.text}{self._closing}\n" for t in turns)
+            text = "".join(f"{t.role.title()}: {self._harmless(t.text)}{self._closing}\n" for t in turns)
             return text + ("Assistant: " if open_end else "")
-        messages = [{"role": t.role, "content": t.text.strip()} for t in turns]
+        messages = [{"role": t.role, "content": self._harmless(t.text)} for t in turns]
         return str(
             self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
         )
+
+    def _harmless(self, text: str, *, strip: bool = True) -> str:
+        """A text in which nothing reads as a control token: documents must not end turns or open new ones."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, token.replace("<", "< ", 1) if "<" in token else f"{token[0]} {token[1:]}")
+        return text.strip() if strip else text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []

@@ -17,11 +17,15 @@ from imprint.types import Prompt, Score, Writer
 
 UNANSWERABLE = "unanswerable"
 
+_SOURCE = r"(?:documents?|texts?|passages?|context|handbook|article|sources?|information)"
+_TELL = r"(?:say|tell|state|mention|specify|contain|provide|include|give|answer|indicate|explain|describe)"
+_TOLD = r"(?:said|told|stated|mentioned|specified|provided|given|known|available|clear|described|indicated|sure)"
 _ABSTAINS = re.compile(
-    r"\b(do(es)? not|don't|doesn't|did not|didn't|is not|isn't|are not|aren't|not|no)\b[^.]{0,40}"
-    r"\b(say|says|tell|tells|state|states|stated|mention|mentions|mentioned|specify|specifies|specified|"
-    r"contain|contains|provide|provides|provided|given|include|information|know|answer|described?)\b"
-    r"|\b(unknown|unanswerable|cannot (be )?(answer|say|tell|determin)\w*)\b",
+    rf"\b{_SOURCE}\b[^.]{{0,30}}\b(?:do(?:es)? not|do(?:es)?n['’]t|did not|didn['’]t) {_TELL}"
+    rf"|\b(?:it|this|that|which|answer|question)?\s*(?:is|are|was|were)(?: not|n['’]t) {_TOLD}\b"
+    rf"|\b(?:I|we)(?:['’]m| am| are|['’]re)? (?:do not|don['’]t|can ?not|can['’]t|not) (?:know|tell|say|answer|sure|find)"
+    r"|\bno (?:such )?information\b|\b(?:unknown|unanswerable)\b"
+    r"|\bcan ?not be (?:answered|determined|said|told|found)\b",
     re.IGNORECASE,
 )
 
@@ -65,10 +69,10 @@ def grade(question: Question, text: str) -> Answered:
     if not question.answers:
         right = float(abstains(text))
         return Answered(question, text, right, right, right)
-    said = normalised(text)
+    said = normalised(text) or text.lower().strip() or "-"
     exact = f1 = contains = 0.0
     for answer in question.answers:
-        wanted = normalised(answer)
+        wanted = normalised(answer) or answer.lower().strip()
         exact = max(exact, float(said == wanted))
         f1 = max(f1, _f1(said.split(), wanted.split()))
         contains = max(contains, float(f" {wanted} " in f" {said} "))

@@ -17,6 +17,8 @@ from imprint.types import Example
 
 _ALIKE = 0.8
 """Share of words in common (Jaccard) from which a training question is too like a held-out one."""
+_WITHIN = 0.95
+"""Share of a held-out question's words that make a longer one of up to 40 words too like it."""
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -81,12 +83,16 @@ def hold_out(
 def without_alike(examples: Sequence[Example], questions: Sequence[Question]) -> list[Example]:
     """The examples that do not ask what is held out in the same or nearly the same words."""
     held = [_words(q.text) for q in questions]
-    return [e for e in examples if not any(_jaccard(_words(e.turns[0].text), h) >= _ALIKE for h in held)]
+    return [e for e in examples if not any(_alike(_words(e.turns[0].text), h) for h in held)]
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", normalised(text)))
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / max(1, len(one | other))
+def _alike(asked: frozenset[str], held: frozenset[str]) -> bool:
+    """Whether two questions are nearly the same, or the held-out one stands within the other.
+
+    The second finds it under a title or with a place behind it."""
+    same = len(asked & held)
+    return same >= _ALIKE * len(asked | held) or (len(asked) <= 40 and same >= _WITHIN * len(held))

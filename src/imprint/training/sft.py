@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
+from imprint.errors import NothingToTeach
 from imprint.training.batches import Row, batches, collate
 from imprint.training.loop import Loop, Settings
 from imprint.types import Adapter
@@ -74,6 +75,8 @@ def train(
 
 def schedule_of(job: Job) -> list[list[int]]:
     """The rows of every step, epoch after epoch, until the tokens are spent."""
+    if not job.rows:
+        raise NothingToTeach("There is no training text: no example has a turn to learn.")
     schedule: list[list[int]] = []
     spent, epoch = 0, 0
     while spent < job.tokens:

@@ -54,6 +54,7 @@ class LocalWriter:
                     f"{self.base.window_tokens} tokens of {self.base.name}. Shorten the prompt."
                 )
         shared = _common_beginning(ids)
+        self._shared = ((), None)  # an adapter may have been attached since the last call
         texts: dict[int, Text] = {}
         began, written = time.monotonic(), 0
         for batch in self._batches(prompts, ids):
@@ -84,6 +85,7 @@ class LocalWriter:
         ids = [self.base.prompt_ids(p.turns, p.begun) for p in prompts]
         tails = [self.base.tokenizer.encode(t, add_special_tokens=False) for t in texts]
         shared = _common_beginning(ids)
+        self._shared = ((), None)
         scores = [0.0] * len(prompts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + len(tails[i]))
         for first in range(0, len(order), self.batch_rows):
@@ -174,9 +176,6 @@ class LocalWriter:
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
         return cache
 
-    def forget_shared(self) -> None:
-        """Lets go of the beginning kept in memory; needed after the model's weights changed."""
-        self._shared = ((), None)
 
 
 class _RoomyLayer(DynamicLayer):
