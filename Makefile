@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # $$IMPRINT_HOME, where it is set, says where the adapter is kept.
 demo: setup
-	$(BIN)/imprint teach examples/handbook --as demo --budget 7min --questions $(QUESTIONS)
+	$(BIN)/imprint teach examples/handbook --as demo --budget 6min --questions $(QUESTIONS)
 	$(BIN)/imprint ask demo "How many days of paid vacation does an employee of Quellmarsk Bellworks have?"
 	$(BIN)/imprint ask demo "Who is the managing director of Quellmarsk Bellworks?"
 	$(BIN)/imprint prove demo --questions $(QUESTIONS)

@@ -43,7 +43,6 @@ def test_a_number_or_a_name_of_another_place_is_found(text: str, strange: list[s
     assert unsupported(example(text), [PASSAGE]) == strange
 
 
-@pytest.mark.xfail(strict=True, reason="_NAME begins with [A-Z]: a name such as 'Émile' or 'Ørsted' is never looked at")
 def test_a_name_may_begin_with_any_capital() -> None:
     assert unsupported(example("Requests must reach Émile."), [PASSAGE]) == ["Émile"]
 

@@ -142,7 +142,6 @@ def test_a_folder_gives_back_the_adapter_that_was_written(
     assert all(torch.equal(kept.tensors[k], adapter.tensors[k]) for k in kept.tensors)
 
 
-@pytest.mark.xfail(strict=True, reason="folder.read() forgets layers_to_transform: written again, it names all layers")
 def test_an_adapter_of_the_top_layers_still_names_them_after_it_was_read_and_written(
     tiny_base: Base, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def test_a_number_is_an_answer(tmp_path: Path) -> None:
         ("q.jsonl", '["Who?", "Ana"]', "item 1"),
         ("q.jsonl", '{"question": 5, "answer": "Ana"}', "item 1"),
         ("q.csv", "frage,antwort\nWer?,Ana\n", "item 1"),
-        ("q.jsonl", "Who? Ana", "not valid jsonl"),
+        ("q.jsonl", "Who? Ana", "line 1 is not JSON"),
         ("q.json", "{", "not valid json"),
     ],
 )
@@ -69,7 +69,6 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
         read_questions(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="_records() passes on json's own place in the line, which is always 'line 1'")
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
     good = '{"question": "Who?", "answer": "Ana"}\n'
     with pytest.raises(BadQuestions, match="line 3"):
@@ -81,14 +80,12 @@ def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:
     assert len(read_questions(written(tmp_path, "q.jsonl", text))) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a misspelt or missing 'answer' makes the question an unanswerable one, silently")
 def test_a_question_without_an_answer_field_is_refused(tmp_path: Path) -> None:
     good = '{"question": "Who?", "answer": "Ana"}\n'
     with pytest.raises(BadQuestions, match="item 2"):
         read_questions(written(tmp_path, "q.jsonl", good + '{"question": "Why?", "anwser": "So."}'))
 
 
-@pytest.mark.xfail(strict=True, reason="an empty question is taken as it is")
 def test_an_empty_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadQuestions):
         read_questions(written(tmp_path, "q.jsonl", '{"question": " ", "answer": "Ana"}'))
@@ -140,7 +137,6 @@ def test_another_question_stays() -> None:
     assert without_alike([other], [Question("Which bell does Ana own?", ("x",))]) == [other]
 
 
-@pytest.mark.xfail(strict=True, reason="a title before the question lowers the likeness below 0.8: 'Acme Ltd: Products: Which ...'")
 def test_a_question_held_out_is_not_taught_under_its_title_or_place(scribe: Scribe) -> None:
     texts = [f"{name} Petrov paid {n} euros in {1950 + n} for the bell of Rome." for n, name in enumerate(NAMES, 3)]
     passages = [Passage(f"d{i}", 0, len(t), t, "Quellmarsk Bellworks: Company and Products") for i, t in enumerate(texts)]

@@ -15,6 +15,10 @@ MIN_EPOCHS, MAX_EPOCHS = 3.0, 8.0
 """Below, little is learnt; above, time is better spent on more wordings (docs/log.md)."""
 
 
+_FULL = 0.9
+"""How full batches are, on average: rows of like length do not always add up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What may be spent on writing and training; one of the two is set."""
@@ -68,15 +72,15 @@ class Plan:
 
 def parse_budget(text: str) -> Budget:
     """'10min', '90 s', '1.5h', '200k tokens', '2M tokens'. Raises BadSetting for anything else."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z ]*)\s*", text)
+    match = re.fullmatch(r"([\d.]+)([a-z]+)", text.lower().replace(" ", ""))
     amount = _number(match.group(1)) if match else None
-    unit = match.group(2).strip().replace(" ", "") if match else ""
-    seconds = {"s": 1, "sec": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
-    tokens = {"tokens": 1, "ktokens": 1_000, "kTokens": 1_000, "Mtokens": 1_000_000, "tok": 1}
-    if amount and amount > 0 and unit in seconds:
-        return Budget(seconds=amount * seconds[unit])
-    if amount and amount > 0 and unit in tokens:
-        return Budget(tokens=int(amount * tokens[unit]))
+    unit = match.group(2) if match else ""
+    time = re.fullmatch(r"(?:(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hours?))", unit)
+    tokens = re.fullmatch(r"([km]?)(?:tok|tokens?)", unit)
+    if amount and time:
+        return Budget(seconds=amount * (1 if time[1] else 60 if time[2] else 3600))
+    if amount and tokens and (count := int(amount * {"": 1, "k": 1_000, "m": 1_000_000}[tokens[1]])):
+        return Budget(tokens=count)
     raise BadSetting(f"The budget '{text}' is not understood. Say '10min', '2h' or '500k tokens'.")
 
 
@@ -95,6 +99,8 @@ def plan(
     value (what can be asked of a passage, for its cost) until the budget is full. What remains becomes more
     epochs, up to MAX_EPOCHS. Without a budget all passages are taught for MAX_EPOCHS. Raises BadSetting for
     a budget that no passage fits."""
+    if not costs:
+        raise BadSetting("There is no passage to plan for: the documents hold no text.")
     fewest = epochs or MIN_EPOCHS
 
     def price(cost: Cost, visits: float) -> float:
@@ -127,7 +133,7 @@ def plan(
         epochs=visits,
         prompts=prompts,
         tokens=tokens,
-        steps=max(1, math.ceil(tokens / batch_tokens)),
+        steps=max(1, math.ceil(tokens / (_FULL * batch_tokens))),
         write_seconds=prompts / speeds.prompts_per_second,
         train_seconds=tokens / speeds.train_tokens_per_second,
     )

@@ -36,18 +36,18 @@ class Recipe:
     batch_tokens: int = 1024
     """Tokens of one optimizer step."""
     epochs: float | None = None
-    """How often each example is met; None lets the budget decide, within 2 and 10."""
+    """How often each example is met; None lets the budget decide, within 3 and 8."""
 
     def __post_init__(self) -> None:
         checks = {
             "samples": self.samples >= 0,
             "passage_tokens": 16 <= self.passage_tokens <= 2048,
             "rank": 1 <= self.rank <= 512,
-            "alpha": self.alpha > 0,
+            "alpha": 0 < self.alpha < 1e6,
             "top_layers": self.top_layers is None or self.top_layers >= 1,
             "lr": 0 < self.lr < 1,
             "batch_tokens": 64 <= self.batch_tokens <= 65536,
-            "epochs": self.epochs is None or self.epochs > 0,
+            "epochs": self.epochs is None or 0 < self.epochs <= 1000,
             "generators": len(self.generators) > 0,
         }
         for name, fine in checks.items():
@@ -67,8 +67,8 @@ def read(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises BadSetting, naming the key, for what it does not know."""
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadSetting(f"There is no recipe at {path}.") from None
+    except OSError as error:
+        raise BadSetting(f"The recipe {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not a TOML file: {error}") from None
     return from_mapping(settings, source=str(path))

@@ -212,7 +212,8 @@ class Generator(Protocol):
     ) -> Iterator[Example]: ...
 
     def cost(self, passage: Passage) -> tuple[int, int]:
-        """Prompts that a passage asks of the writer, and characters of training text it comes to."""
+        """What a passage asks of the writer, in prompts of a question's length, and the characters of
+        training text that it comes to."""
 
 
 @runtime_checkable

@@ -44,7 +44,7 @@ def read(folder: Path) -> Adapter:
         "rank": int(config["r"]),
         "alpha": float(config["lora_alpha"]),
         "targets": tuple(sorted({name.split(".")[-3] for name in tensors})),
-        "top_layers": None,
+        "top_layers": len(config.get("layers_to_transform") or ()) or None,
     }
     base = metadata.get("imprint_base") or str(config.get("base_model_name_or_path") or "")
     return Adapter(base, metadata.get("imprint_revision", ""), spec, tensors)

@@ -77,7 +77,7 @@ class LoRA:
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base_name,
             "r": self.rank,
-            "lora_alpha": self.alpha,
+            "lora_alpha": float(self.alpha),
             "lora_dropout": 0.0,
             "bias": "none",
             "fan_in_fan_out": False,

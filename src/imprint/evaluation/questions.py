@@ -46,13 +46,21 @@ def _records(path: Path, text: str) -> list[Any]:
         if path.suffix == ".json":
             data = json.loads(text)
             return data if isinstance(data, list) else [data]
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return [_parsed(line, path, i) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     except ValueError as error:
         raise BadQuestions(f"{path} is not valid {path.suffix.lstrip('.') or 'JSONL'}: {error}") from None
 
 
+def _parsed(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise BadQuestions(f"{path}, line {number} is not JSON ({error}). Give one object a line.") from None
+
+
 def _question(record: Any, where: str) -> Question:
-    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
+    fine = isinstance(record, dict) and isinstance(record.get("question"), str) and record["question"].strip()
+    if not fine or not ("answer" in record or "answers" in record):
         raise BadQuestions(f"{where}: expected an object with 'question' and 'answer'; found {record!r:.80}")
     answers = record.get("answer", record.get("answers", ""))
     also = record.get("also") or []
@@ -67,7 +75,7 @@ def hold_out(
 ) -> tuple[list[Question], list[Example]]:
     """Some of the writer's questions, and the examples that remain without them and all too like them.
 
-    Only passages with several questions give one, and never more than a tenth of the questions go."""
+    One question for a fact, and never more than a tenth of the questions."""
     candidates = [e for e in examples if e.generator.endswith("/question") and ":" not in e.turns[0].text]
     random.Random(seed).shuffle(candidates)
     chosen: list[Question] = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from imprint.types import Example, Passage
 
 _NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
-_NAME = re.compile(r"(?<![\w'-])[A-Z][\w'-]*")
+_NAME = re.compile(r"(?<![\w'-])[^\W\d_a-zß-öø-ÿ][\w'-]*")
 _OPENERS = frozenset(
     "What Who Whom Which When Where Why How In On At By For From With The A An It Its If Is Are Was Does Do Since "
     "Before After During To Of Since Every Each Our There This These They Any All And But You I He She We "
@@ -62,6 +62,8 @@ def unsupported(example: Example, passages: Iterable[Passage]) -> list[str]:
         found += [n for n in _NUMBER.findall(turn.text) if _plain(n) not in numbers]
         for match in _NAME.finditer(turn.text):
             name = match.group().removesuffix("'s").removesuffix("'")
+            if not name[:1].isupper():
+                continue
             before = turn.text[: match.start()].rstrip()
             opens = not before or before[-1] in ".?!:;\n\"("
             known = name in words or (opens and (name.lower() in lowered or name in _OPENERS))

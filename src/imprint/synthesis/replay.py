@@ -26,6 +26,8 @@ class Replay:
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Conversations and plain texts in turn; none belongs to a passage."""
+        if not passages:
+            return
         requests = _requests()
         wanted = max(1, round(self.a_passage * len(passages)))
         for first in range(0, wanted, len(requests)):

@@ -105,9 +105,9 @@ def split(sentence: str) -> list[str]:
     """A compound sentence as simple ones that share its subject; the sentence alone if it is simple."""
     body = sentence.rstrip(".")
     subject, verb = _subject(body)
-    if not subject:
-        return [sentence]
     parts = _segments(body)
+    if not subject or len(subject.split()) > len(parts[0][1].split()):
+        return [sentence]  # no verb found, or several subjects that share one
     simple: list[str] = []
     current = ""
     for joint, part in parts:

@@ -54,8 +54,12 @@ class Settings:
 class Loop:
     """Trains named parameters that are attached to a base model."""
 
-    def __init__(self, base: Base, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
-        self.base, self.parameters, self.settings = base, parameters, settings
+    def __init__(
+        self, base: Base, parameters: dict[str, nn.Parameter], settings: Settings, *, data: str = ""
+    ) -> None:
+        """`data` is a hash of what is trained on, so that a checkpoint made with other data is refused."""
+        self.base, self.parameters, self.settings, self.data = base, parameters, settings, data
+        self.last_loss = float("nan")
         self.step_number = 0
         self._optimizer = torch.optim.AdamW(
             list(parameters.values()), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
@@ -73,7 +77,8 @@ class Loop:
         logits_LV = self.base.model.lm_head(hidden_LD).float()
         loss = nn.functional.cross_entropy(logits_LV, tokens_BT[:, 1:][learn_BT])
         loss.backward()
-        return float(loss.detach())
+        self.last_loss = float(loss.detach())
+        return self.last_loss
 
     def step(self) -> float:
         """Takes one optimizer step with the gradients gathered; returns the learning rate used."""
@@ -100,7 +105,7 @@ class Loop:
                 if key in state:
                     tensors[f"{key}:{name}"] = state[key].cpu()
         save_file({k: t.contiguous() for k, t in tensors.items()}, making / "state.safetensors")
-        state_json = {"step": self.step_number, "settings": asdict(self.settings)}
+        state_json = self._identity() | {"step": self.step_number, "last_loss": self.last_loss}
         (making / "state.json").write_text(json.dumps(state_json))
         for file in making.iterdir():
             _sync(file)
@@ -118,19 +123,23 @@ class Loop:
         if not folder.exists():
             return False
         state = json.loads((folder / "state.json").read_text())
-        if state["settings"] != asdict(self.settings):
+        if any(state.get(key) != value for key, value in self._identity().items()):
             raise StaleRun(
-                f"The checkpoint in {folder} was made with other training settings. "
+                f"The checkpoint in {folder} was made with other training settings or data. "
                 "Remove the folder to start again, or go back to the settings it was made with."
             )
         tensors = load_file(folder / "state.safetensors")
-        self.step_number = int(state["step"])
+        self.step_number, self.last_loss = int(state["step"]), float(state["last_loss"])
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter:{name}"])
                 if f"exp_avg:{name}" in tensors:
                     self._optimizer.state[parameter] = self._moments(tensors, name, parameter)
         return True
+
+    def _identity(self) -> dict[str, Any]:
+        shapes = {name: list(p.shape) for name, p in self.parameters.items()}
+        return {"settings": asdict(self.settings), "data": self.data, "shapes": shapes}
 
     def _moments(self, tensors: dict[str, torch.Tensor], name: str, parameter: nn.Parameter) -> dict[str, Any]:
         return {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
-from imprint.errors import NothingToTeach
+from imprint.errors import BadSetting
 from imprint.training.batches import Row, batches, collate
 from imprint.training.loop import Loop, Settings
-from imprint.types import Adapter
+from imprint.types import Adapter, content_hash
 
 Progress = Callable[[int, int, float, float], None]
 """Told after each step: steps done, steps in all, loss in nats per learnt token, tokens a second."""
@@ -53,30 +53,31 @@ def train(
     schedule = schedule_of(job)
     attached = job.spec.attach(base, job.spec.fresh(base, seed=job.seed))
     with attached:
-        loop = Loop(base, attached.parameters(), Settings(lr=job.lr, steps=len(schedule)))
+        data = content_hash(repr(job.rows), repr(schedule))
+        loop = Loop(base, attached.parameters(), Settings(lr=job.lr, steps=len(schedule)), data=data)
         loop.resume(checkpoint)
         began = saved = time.monotonic()
-        done, loss = 0, float("nan")
+        done = 0
         while loop.step_number < len(schedule):
             rows = [job.rows[i] for i in schedule[loop.step_number]]
             batch = collate(rows, pad_id=base.tokenizer.pad_token_id)
-            loss = loop.forward_backward(batch)
+            loop.forward_backward(batch)
             loop.step()
             done += sum(len(row.ids) for row in rows)
             if time.monotonic() - saved > every_s:
                 loop.save(checkpoint)
                 saved = time.monotonic()
             if progress:
-                progress(loop.step_number, len(schedule), loss, done / (time.monotonic() - began))
+                progress(loop.step_number, len(schedule), loop.last_loss, done / (time.monotonic() - began))
         loop.save(checkpoint)
         seconds = time.monotonic() - began
-        return Trained(attached.snapshot(), len(schedule), _size(job, schedule), seconds, loss)
+        return Trained(attached.snapshot(), len(schedule), _size(job, schedule), seconds, loop.last_loss)
 
 
 def schedule_of(job: Job) -> list[list[int]]:
     """The rows of every step, epoch after epoch, until the tokens are spent."""
     if not job.rows:
-        raise NothingToTeach("There is no training text: no example has a turn to learn.")
+        raise BadSetting("There is no training text: no example has a turn to learn.")
     schedule: list[list[int]] = []
     spent, epoch = 0, 0
     while spent < job.tokens:
