@@ -19,8 +19,9 @@ def write(adapter: Adapter, folder: Path) -> None:
     """Writes an adapter into a folder. The base's name and revision stand in the file's metadata too."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = spec_of(adapter)
-    metadata = {"format": "pt", "imprint_base": adapter.base, "imprint_revision": adapter.revision}
-    save_file({k: t.contiguous() for k, t in adapter.tensors.items()}, folder / WEIGHTS, metadata)
+    made_for = json.dumps({"base": adapter.base, "revision": adapter.revision}, sort_keys=True)
+    # One entry only: safetensors writes several in random order, and equal adapters must be equal files.
+    save_file({k: t.contiguous() for k, t in adapter.tensors.items()}, folder / WEIGHTS, {"imprint": made_for})
     config = spec.peft_config(adapter.base, sorted(_layers(adapter)))
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
@@ -46,8 +47,9 @@ def read(folder: Path) -> Adapter:
         "targets": tuple(sorted({name.split(".")[-3] for name in tensors})),
         "top_layers": len(config.get("layers_to_transform") or ()) or None,
     }
-    base = metadata.get("imprint_base") or str(config.get("base_model_name_or_path") or "")
-    return Adapter(base, metadata.get("imprint_revision", ""), spec, tensors)
+    made_for = json.loads(metadata.get("imprint", "{}"))
+    base = made_for.get("base") or str(config.get("base_model_name_or_path") or "")
+    return Adapter(base, made_for.get("revision", ""), spec, tensors)
 
 
 def spec_of(adapter: Adapter) -> LoRA:

@@ -23,7 +23,8 @@ _TOLD = r"(?:said|told|stated|mentioned|specified|provided|given|known|available
 _ABSTAINS = re.compile(
     rf"\b{_SOURCE}\b[^.]{{0,30}}\b(?:do(?:es)? not|do(?:es)?n['’]t|did not|didn['’]t) {_TELL}"
     rf"|\b(?:it|this|that|which|answer|question)?\s*(?:is|are|was|were)(?: not|n['’]t) {_TOLD}\b"
-    rf"|\b(?:I|we)(?:['’]m| am| are|['’]re)? (?:do not|don['’]t|can ?not|can['’]t|not) (?:know|tell|say|answer|sure|find)"
+    r"|\b(?:I|we)(?:['’]m| am| are|['’]re)? (?:do not|don['’]t|can ?not|can['’]t|not) "
+    r"(?:know|tell|say|answer|sure|find)"
     r"|\bno (?:such )?information\b|\b(?:unknown|unanswerable)\b"
     r"|\bcan ?not be (?:answered|determined|said|told|found)\b",
     re.IGNORECASE,

@@ -1,0 +1,135 @@
+"""The whole product on a tiny real model: taught, asked, proved, and killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imprint
+from conftest import make_tiny_base
+from imprint.errors import BadSetting, NothingToTeach
+from imprint.evaluation.closed_book import Question
+from imprint.registry import Registry
+
+_TEACH = """
+import functools, os, signal, sys
+import imprint
+from imprint import stages
+
+stages.train = functools.partial(stages.train, every_s=-1)
+
+class Watch:
+    def __init__(self, when):
+        self.what, _, nth = when.partition("#")
+        self.left = int(nth or 1)
+
+    def stage(self, text):
+        self.die(text)
+
+    def say(self, text):
+        self.die(text.split(":")[0])
+
+    def progress(self, unit, done, total, detail):
+        self.die(f"{unit} {done}")
+
+    def die(self, what):
+        self.left -= what.startswith(self.what)
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+folder, base, when = sys.argv[1:]
+print(imprint.teach(folder, name="tiny", base=base, budget="12k tokens", watch=Watch(when)).version.adapter_hash)
+"""
+
+_STAGES = {
+    "planned": "Plan",
+    "writing the second kind of text": "texts#2",
+    "the text is complete": "Training",
+    "half trained": "steps 5",
+}
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base on disk, with a window that the few-shot prompts fit."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    base = make_tiny_base()
+    base.model.config.max_position_embeddings = 4096
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    (folder / "kestrel.md").write_text(
+        "# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green. "
+        "It was designed by Maren Tollifax in 1987.\n\n## Shop\n\nThe shop opens at 10:00.\n",
+        "utf-8",
+    )
+    return folder
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Path]:
+    monkeypatch.setenv("IMPRINT_DTYPE", "float32")
+    yield home
+
+
+def teach_in_a_process(documents: Path, base: Path, when: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _TEACH, str(documents), str(base), when]
+    return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+
+
+def test_killed_at_any_stage_the_same_command_ends_with_the_same_adapter(
+    cpu: Path, documents: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = teach_in_a_process(documents, base_folder, "never")
+    assert whole.returncode == 0, whole.stderr
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "other"))
+    monkeypatch.setenv("IMPRINT_CACHE", str(tmp_path / "other-cache"))
+    for when in _STAGES.values():
+        killed = teach_in_a_process(documents, base_folder, when)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert Registry(tmp_path / "other").list() == []
+    resumed = teach_in_a_process(documents, base_folder, "never")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == whole.stdout
+
+
+def test_what_is_taught_is_published_asked_and_proved(cpu: Path, documents: Path, base_folder: Path) -> None:
+    questions = [Question("What does the Kestrel weigh?", ("3 kilograms",)), Question("Who sings?", (), "none")]
+    taught = imprint.teach(
+        documents, name="tiny", base=str(base_folder), budget="3k tokens", questions=questions
+    )
+    assert str(taught.version) == "tiny@1"
+    again = imprint.open("tiny")
+    assert isinstance(again.ask("What does the Kestrel weigh?", max_tokens=4), str)
+    proof = again.prove(raw_text=True)
+    assert set(proof.systems) == {"untouched", "raw_text", "weights", "full_context", "rag"}
+    assert proof.n == 1
+    assert set(proof.general_perplexity) == {"before", "after"}
+    assert imprint.open("tiny").proof.as_json() == proof.as_json()
+
+
+def test_the_same_teaching_twice_is_one_version(cpu: Path, documents: Path, base_folder: Path) -> None:
+    for _ in range(2):
+        imprint.teach(documents, name="tiny", base=str(base_folder), budget="2k tokens")
+    assert [str(v) for v in Registry(cpu).versions("tiny")] == ["tiny@1"]
+
+
+def test_nothing_is_spent_on_bad_input(cpu: Path, documents: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(NothingToTeach):
+        imprint.teach(empty, name="tiny")
+    with pytest.raises(BadSetting):
+        imprint.teach(documents, name="tiny", budget="soon")
+    assert not (cpu / "runs").exists()
