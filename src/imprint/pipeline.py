@@ -223,13 +223,14 @@ class Taught:
 
     def _raw_text_rival(self, corpus: Corpus, model: Base, seed: int, watch: Watch) -> Adapter:
         """An adapter of the same size, trained on the raw passages for as many tokens."""
-        recipe = replace(self._recipe, generators=RAW_TEXT.generators)
-        tokens = Budget(tokens=int(self.version.details["tokens"]))
-        run = _run_folder(self.home, corpus, recipe, tokens, model, seed, "", None)
-        passages = corpus.split(recipe.passage_tokens, model.count_tokens)
         taught = set(self.version.details["taught"])
+        passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
         passages = [p for p in passages if p.id in taught]
-        return run_stages(run, passages, model, recipe, tokens, seed, [], watch)[0].adapter
+        once = sum(model.count_tokens(p.text) for p in passages)
+        epochs = self.version.details["tokens"] / once
+        recipe = replace(self._recipe, generators=RAW_TEXT.generators, epochs=round(epochs, 2))
+        run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
+        return run_stages(run, passages, model, recipe, None, seed, [], watch)[0].adapter
 
     def _model(self) -> Base:
         if self.base is None:
@@ -242,7 +243,7 @@ def _run_folder(
     home: Path,
     corpus: Corpus,
     recipe: Recipe,
-    budget: Budget,
+    budget: Budget | None,
     model: Base,
     seed: int,
     name: str,

@@ -38,7 +38,7 @@ def run_stages(
     passages: Sequence[Passage],
     model: Base,
     recipe: Recipe,
-    budget: Budget,
+    budget: Budget | None,
     seed: int,
     questions: Sequence[Question] | None,
     watch: Watch,
@@ -80,7 +80,7 @@ def _planned(
     passages: Sequence[Passage],
     model: Base,
     recipe: Recipe,
-    budget: Budget,
+    budget: Budget | None,
     watch: Watch,
 ) -> Plan:
     """The plan of this run: read if there is one, else made and written down."""
