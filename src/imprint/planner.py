@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from imprint.errors import BadSetting
 
-MIN_EPOCHS, MAX_EPOCHS = 3.0, 8.0
+MIN_EPOCHS, MAX_EPOCHS = 5.0, 10.0
 """Below, little is learnt; above, time is better spent on more wordings (docs/log.md)."""
 
 

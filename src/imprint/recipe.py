@@ -36,7 +36,7 @@ class Recipe:
     batch_tokens: int = 1024
     """Tokens of one optimizer step."""
     epochs: float | None = None
-    """How often each example is met; None lets the budget decide, within 3 and 8."""
+    """How often each example is met; None lets the budget decide, within 5 and 10."""
 
     def __post_init__(self) -> None:
         checks = {
