@@ -3,7 +3,7 @@ and full context, on fixed seeded subsets.
 
     python bench/real_documents.py squad --data ../shared/data --budget 8min --json squad.json
 
-Sets: squad (20 passages of squad_eval.json), contoso (compact/, 30 questions), fictional (4 invented passages,
+Sets: squad (20 passages of squad_eval.json), contoso (compact/, 30 questions), fictional (8 invented passages,
 probes at three depths). Questions are kept out of the training text with everything too like them."""
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def contoso(data: Path, folder: Path) -> list[Question]:
 
 
 def fictional(data: Path, folder: Path) -> list[Question]:
-    """4 invented passages; a probe is the beginning of a sentence, its answer what must follow."""
+    """8 invented passages; a probe is the beginning of a sentence, its answer what must follow."""
     passages = json.loads((data / "fictional_knowledge" / "fictional_40.json").read_text("utf-8"))
     questions = []
-    for i in sorted(random.Random(SEED).sample(range(len(passages)), 4)):
+    for i in sorted(random.Random(SEED).sample(range(len(passages)), 8)):
         passage = passages[i]
         (folder / f"passage {i}.txt").write_text(passage["train_context"], "utf-8")
         for depth, key in (("verbatim", "mem"), ("paraphrased", "gen"), ("compositional", "hard_gen")):
@@ -96,6 +96,8 @@ def main() -> None:
         return
     import imprint
 
+    # Read at the start: the tree may move on while this runs.
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     watch = Lines()
     with tempfile.TemporaryDirectory() as folder:
         questions = SETS[options.set](options.data, Path(folder))
@@ -111,7 +113,6 @@ def main() -> None:
         proof = taught.prove(questions, raw_text=not options.no_raw_text, seed=options.seed, watch=watch)
     print(proof)
     if options.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
         command = " ".join(["python", *sys.argv])
         lineage = {"commit": commit.strip(), "command": command, "details": dict(taught.version.details)}
         options.json.parent.mkdir(parents=True, exist_ok=True)
