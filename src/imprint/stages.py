@@ -131,7 +131,8 @@ def _speeds(passages: Sequence[Passage], model: Base, recipe: Recipe) -> Speeds:
             loop.forward_backward(batch)
             loop.step()
             fastest = min(fastest, time.monotonic() - began)
-        training = 0.9 * batch.n_tokens / fastest
+        # Real batches differ in shape and hold whole texts to learn: over minutes they ran a fifth slower.
+        training = 0.78 * batch.n_tokens / fastest
     writing = 1.0
     if "self_study" in recipe.generators:
         sample = _sample_prompts(passages, recipe)[:64]
