@@ -72,13 +72,13 @@ def test_a_plan_never_exceeds_its_budget(seed: int) -> None:
 
 
 def test_a_plan_tells_what_it_leaves_out() -> None:
-    made = planned([Cost(0, 1000)] * 10, Budget(tokens=12_000))
+    made = planned([Cost(0, 1000)] * 10, Budget(tokens=round(4 * 1000 * MIN_EPOCHS)))
     assert (len(made.taught), len(made.left_out)) == (4, 6)
 
 
 def test_what_is_worth_most_for_its_price_is_taught_first() -> None:
     costs = [Cost(0, 1000)] * 3
-    made = plan(costs, [1.0, 9.0, 5.0], Budget(tokens=6_000), SPEEDS, batch_tokens=1024)
+    made = plan(costs, [1.0, 9.0, 5.0], Budget(tokens=round(2 * 1000 * MIN_EPOCHS)), SPEEDS, batch_tokens=1024)
     assert made.taught == (1, 2)
     assert made.left_out == (0,)
 
