@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -108,6 +109,7 @@ def measure(
     seed: int,
 ) -> tuple[SystemResult, list[Answered]]:
     """One system's answers to all questions, graded."""
+    prompt = functools.cache(prompt)  # asked and counted: a search is made once for each question
     answered, seconds = answer_all(writer, questions, prompt, seed=seed)
     asked = [a for a in answered if a.question.answers]
     score = interval([a.contains for a in asked], seed=seed)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
+from imprint.synthesis.prompt_files import prompt_file
 from imprint.synthesis.statements import Statement, statements
 from imprint.types import Example, Passage, Prompt, Turn, Writer
 
@@ -44,7 +44,7 @@ class Rephrase:
 
     def prompt(self, statement: Statement) -> Prompt:
         """What the writer is asked about one statement."""
-        examples = resources.files("imprint.synthesis").joinpath("prompts/rephrase.txt").read_text("utf-8")
+        examples = prompt_file("rephrase.txt")
         return Prompt(
             (Turn("text", f"{examples}Text: {statement.text}\nIn other words:"),),
             max_tokens=60,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
+from imprint.synthesis.prompt_files import prompt_file
 from imprint.types import Example, Passage, Prompt, Turn, Writer
 
 _TOKENS = 72
@@ -55,5 +55,5 @@ def _whole_sentences(text: str) -> str:
 
 
 def _requests() -> list[str]:
-    text = resources.files("imprint.synthesis").joinpath("prompts/general.txt").read_text("utf-8")
+    text = prompt_file("general.txt")
     return text.splitlines()

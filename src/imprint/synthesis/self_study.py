@@ -14,8 +14,8 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
+from imprint.synthesis.prompt_files import prompt_file
 from imprint.synthesis.statements import Asking, Statement, askings, statements
 from imprint.types import Example, Passage, Prompt, Reader, Turn, Writer
 
@@ -70,7 +70,7 @@ class SelfStudy:
         openings = _openings(asking)
         if asking.kind == "subject":
             openings = openings[1:]  # the echo is a good question already
-        examples = resources.files("imprint.synthesis").joinpath("prompts/question.txt").read_text("utf-8")
+        examples = prompt_file("question.txt")
         prompts = []
         for i in range(1 + self.samples if asking.kind != "subject" else self.samples // 2):
             opening = openings[i % len(openings)]
@@ -197,7 +197,7 @@ def _read_back(
     likelihoods keeps all."""
     if not written or not isinstance(writer, Reader):
         return list(written)
-    shots = resources.files("imprint.synthesis").joinpath("prompts/answer.txt").read_text("utf-8")
+    shots = prompt_file("answer.txt")
 
     def prompt(i: int, question: str) -> Prompt:
         whole = asked[i].statement.whole
@@ -231,7 +231,7 @@ def _content_words(text: str) -> list[str]:
 
 
 def _absent_templates() -> list[tuple[str, str]]:
-    text = resources.files("imprint.synthesis").joinpath("prompts/absent.txt").read_text("utf-8")
+    text = prompt_file("absent.txt")
     pairs = (line.split(" | ") for line in text.splitlines() if line and not line.startswith("#"))
     return [(question, word) for question, word in pairs]
 

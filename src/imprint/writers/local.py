@@ -111,8 +111,7 @@ class LocalWriter:
         self, prompts: list[Prompt], ids: list[list[int]], shared: list[int], seed: int
     ) -> list[tuple[Text, int]]:
         rows = [
-            _Row(i, prompt, _generator(prompt, seed) if prompt.temperature > 0 else None)
-            for i, prompt in enumerate(prompts)
+            _Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None) for prompt in prompts
         ]
         cache = self._cache(shared, len(rows))
         device = self.base.device.torch
@@ -218,8 +217,8 @@ class _RoomyLayer(DynamicLayer):
 class _Row:
     """One prompt while its text grows."""
 
-    def __init__(self, index: int, prompt: Prompt, generator: torch.Generator | None) -> None:
-        self.index, self.prompt, self.generator = index, prompt, generator
+    def __init__(self, prompt: Prompt, generator: torch.Generator | None) -> None:
+        self.prompt, self.generator = prompt, generator
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.ended = False
