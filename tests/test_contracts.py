@@ -11,6 +11,7 @@ from conftest import Scribe
 from imprint import adapters, synthesis
 from imprint.adapters import folder
 from imprint.base import Base
+from imprint.engine import Engine
 from imprint.errors import WrongBase
 from imprint.synthesis.audit import unsupported
 from imprint.types import AdapterSpec, Example, Generator, Passage, Prompt, Reader, Text, Writer
@@ -153,7 +154,7 @@ def logits(base: Base) -> torch.Tensor:
 def test_a_fresh_adapter_leaves_the_output_as_it_was(tiny_base: Base, spec: AdapterSpec) -> None:
     assert isinstance(spec, AdapterSpec)
     before = logits(tiny_base)
-    with spec.attach(tiny_base, spec.fresh(tiny_base, seed=0)):
+    with Engine(tiny_base).attached(spec.fresh(tiny_base, seed=0)):
         torch.testing.assert_close(logits(tiny_base), before, atol=1e-5, rtol=0)
     assert torch.equal(logits(tiny_base), before)
 
@@ -168,17 +169,15 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Base, spec: AdapterSpe
     fresh = spec.fresh(tiny_base, seed=0)
     stranger = Base("other", "other-revision", tiny_base.model, tiny_base.tokenizer, tiny_base.device)
     with pytest.raises(WrongBase, match="tiny-revision"):
-        spec.attach(stranger, fresh)
+        Engine(stranger).load(fresh)
 
 
 def test_what_is_trained_is_what_is_kept(tiny_base: Base, spec: AdapterSpec, tmp_path: Path) -> None:
-    with spec.attach(tiny_base, spec.fresh(tiny_base, seed=0)) as attached:
-        with torch.no_grad():
-            for parameter in attached.parameters().values():
-                assert parameter.requires_grad
-                parameter += 0.1
+    with Engine(tiny_base).attached(spec.fresh(tiny_base, seed=0), trainable=True) as seat:
+        seat.values_P.add_(0.1)
+        seat.refresh()
         trained = logits(tiny_base)
-        folder.write(attached.snapshot(), tmp_path)
+        folder.write(seat.snapshot(), tmp_path)
     kept = folder.read(tmp_path)
-    with folder.spec_of(kept).attach(tiny_base, kept):
+    with Engine(tiny_base).attached(kept):
         assert torch.equal(logits(tiny_base), trained)

@@ -7,15 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
+from imprint.engine import Engine
 from imprint.errors import BadSetting, StaleRun
 from imprint.training import sft
-from imprint.training.batches import Row, batches, collate, rows
+from imprint.training.batches import Row, batches, rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.sft import Job, schedule_of, train
 from imprint.types import Adapter, Example, Prompt, Turn
@@ -86,15 +88,20 @@ def test_an_example_without_anything_to_learn_makes_no_row(tiny_base: Base) -> N
 
 def test_the_loss_is_that_of_the_learnt_tokens_alone(tiny_base: Base) -> None:
     made = rows(FACTS, tiny_base, max_tokens=64)
-    with LoRA().attach(tiny_base, LoRA().fresh(tiny_base, seed=0)) as attached:
-        loop = Loop(tiny_base, attached.parameters(), Settings())
-        together = loop.forward_backward(collate(made, pad_id=tiny_base.tokenizer.pad_token_id))
+    together = loop_on(tiny_base).forward_backward(made)
     nats = []
     with torch.no_grad():
         for row in made:
             logprobs_TV = tiny_base.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
             nats += [-float(logprobs_TV[t - 1, row.ids[t]]) for t in range(1, len(row.ids)) if row.learn[t]]
     assert together == pytest.approx(sum(nats) / len(nats), abs=1e-5)
+
+
+def loop_on(base: Base, *, rank: int = 16, seed: int = 0, **settings: Any) -> Loop:
+    """A loop with a fresh adapter in an engine of its own."""
+    engine = Engine(base)
+    seat = engine.load(LoRA(rank=rank).fresh(base, seed=seed), trainable=True)
+    return Loop(engine, seat, Settings(**settings))
 
 
 # --- batches ----------------------------------------------------------------------------------
@@ -111,11 +118,16 @@ def test_every_row_comes_once_an_epoch() -> None:
         assert sorted(i for batch in made for i in batch) == list(range(300))
 
 
-def test_batches_are_full_and_hold_little_padding() -> None:
+def test_batches_are_full(tiny_base: Base) -> None:
     given = many_rows()
-    padded = [collate([given[i] for i in b], pad_id=0).n_tokens for b in batches(given, tokens=512, seed=0, epoch=0)]
-    assert max(padded) <= 512
-    assert sum(padded) < 1.15 * sum(len(row.ids) for row in given)
+    tokens = [sum(len(given[i].ids) for i in b) for b in batches(given, tokens=512, seed=0, epoch=0)]
+    assert max(tokens) <= 512
+    assert min(tokens[:-1]) > 512 - 80
+
+
+def test_a_row_longer_than_a_batch_makes_one_alone() -> None:
+    given = [Row((1,) * n, (True,) * n) for n in (5, 900, 5)]
+    assert [len(b) for b in batches(given, tokens=64, seed=0, epoch=0) if 1 in b] == [1]
 
 
 def test_batches_follow_from_seed_and_epoch() -> None:
@@ -123,12 +135,6 @@ def test_batches_follow_from_seed_and_epoch() -> None:
     assert first == batches(many_rows(), tokens=512, seed=0, epoch=0)
     assert first != batches(many_rows(), tokens=512, seed=0, epoch=1)
     assert first != batches(many_rows(), tokens=512, seed=1, epoch=0)
-
-
-def test_padding_is_never_learnt() -> None:
-    batch = collate([Row((5, 6, 7), (True,) * 3), Row((8,), (True,))], pad_id=2)
-    assert batch.tokens_BT.tolist() == [[5, 6, 7], [8, 2, 2]]
-    assert batch.learn_BT.tolist() == [[False, True, True], [False, False, False]]
 
 
 def test_the_schedule_spends_the_tokens_and_at_most_one_batch_more(tiny_base: Base) -> None:
@@ -156,46 +162,37 @@ def test_the_rate_rises_then_falls() -> None:
 
 
 def test_a_resumed_loop_ends_with_the_same_bits(tiny_base: Base, tmp_path: Path) -> None:
-    batch = collate(rows(FACTS, tiny_base, max_tokens=64), pad_id=0)
-    ended = []
-    for stops in (False, True):
-        fresh = LoRA(rank=4).fresh(tiny_base, seed=0)
-        with LoRA(rank=4).attach(tiny_base, fresh) as attached:
-            loop = Loop(tiny_base, attached.parameters(), Settings(steps=6))
-            while loop.step_number < 6:
-                loop.forward_backward(batch)
-                loop.step()
-                if stops and loop.step_number == 3:
-                    loop.save(tmp_path / "checkpoint")
-                    break
-            if not stops:
-                ended.append(attached.snapshot())
-    with LoRA(rank=4).attach(tiny_base, LoRA(rank=4).fresh(tiny_base, seed=9)) as attached:
-        loop = Loop(tiny_base, attached.parameters(), Settings(steps=6))
-        assert loop.resume(tmp_path / "checkpoint")
-        while loop.step_number < 6:
-            loop.forward_backward(batch)
-            loop.step()
-        ended.append(attached.snapshot())
-    assert same(*ended)
+    made = rows(FACTS, tiny_base, max_tokens=64)
+    never_stopped, stopped = (loop_on(tiny_base, rank=4, steps=6) for _ in range(2))
+    resumed = loop_on(tiny_base, rank=4, seed=9, steps=6)
+    for _ in range(6):
+        never_stopped.forward_backward(made)
+        never_stopped.step()
+    for _ in range(3):
+        stopped.forward_backward(made)
+        stopped.step()
+    stopped.save(tmp_path / "checkpoint")
+    assert resumed.resume(tmp_path / "checkpoint")
+    while resumed.step_number < 6:
+        resumed.forward_backward(made)
+        resumed.step()
+    assert same(never_stopped.seat.snapshot(), resumed.seat.snapshot())
 
 
 def test_there_is_nothing_to_resume_before_a_checkpoint(tiny_base: Base, tmp_path: Path) -> None:
-    with LoRA().attach(tiny_base, LoRA().fresh(tiny_base, seed=0)) as attached:
-        assert not Loop(tiny_base, attached.parameters(), Settings()).resume(tmp_path / "checkpoint")
+    assert not loop_on(tiny_base).resume(tmp_path / "checkpoint")
 
 
 def test_a_kill_between_the_two_renames_of_a_save_loses_nothing(tiny_base: Base, tmp_path: Path) -> None:
-    with LoRA().attach(tiny_base, LoRA().fresh(tiny_base, seed=0)) as attached:
-        loop = Loop(tiny_base, attached.parameters(), Settings())
-        loop.step_number = 7
-        loop.save(tmp_path / "checkpoint")
-        (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-        again = Loop(tiny_base, attached.parameters(), Settings())
-        assert again.resume(tmp_path / "checkpoint")
-        assert again.step_number == 7
-        again.save(tmp_path / "checkpoint")
-        assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    loop = loop_on(tiny_base)
+    loop.step_number = 7
+    loop.save(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    again = loop_on(tiny_base)
+    assert again.resume(tmp_path / "checkpoint")
+    assert again.step_number == 7
+    again.save(tmp_path / "checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
 # --- a whole training -------------------------------------------------------------------------
@@ -214,13 +211,13 @@ def stop_at(step: int) -> sft.Progress:
 
 
 def test_a_training_stopped_in_the_middle_ends_with_the_same_adapter(tiny_base: Base, tmp_path: Path) -> None:
-    whole = train(tiny_base, job(tiny_base), checkpoint=tmp_path / "whole")
+    whole = train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "whole")
     for step in (2, 4):
         with pytest.raises(Stopped):
-            train(tiny_base, job(tiny_base), checkpoint=tmp_path / "cut", every_s=-1, progress=stop_at(step))
+            train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "cut", every_s=-1, progress=stop_at(step))
     steps: list[int] = []
     resumed = train(
-        tiny_base, job(tiny_base), checkpoint=tmp_path / "cut", progress=lambda n, *_: steps.append(n)
+        Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "cut", progress=lambda n, *_: steps.append(n)
     )
     assert steps[0] == 5
     assert same(whole.adapter, resumed.adapter)
@@ -230,14 +227,14 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from conftest import make_tiny_base
-from test_training import job, train
+from test_training import Engine, job, train
 
 def progress(done, *_):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
 base = make_tiny_base()
-train(base, job(base), checkpoint=Path(sys.argv[1]), every_s=-1, progress=progress)
+train(Engine(base), job(base), checkpoint=Path(sys.argv[1]), every_s=-1, progress=progress)
 """
 
 
@@ -249,37 +246,37 @@ def test_a_training_killed_by_the_system_ends_with_the_same_adapter(tiny_base: B
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    whole = train(tiny_base, job(tiny_base), checkpoint=tmp_path / "whole")
+    whole = train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "whole")
     steps: list[int] = []
     resumed = train(
-        tiny_base, job(tiny_base), checkpoint=tmp_path / "cut", progress=lambda n, *_: steps.append(n)
+        Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "cut", progress=lambda n, *_: steps.append(n)
     )
     assert steps[0] == 4
     assert same(whole.adapter, resumed.adapter)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny_base: Base, tmp_path: Path) -> None:
-    train(tiny_base, job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
     with pytest.raises(StaleRun, match="other training settings"):
-        train(tiny_base, job(tiny_base, lr=1e-4), checkpoint=tmp_path / "checkpoint")
+        train(Engine(tiny_base), job(tiny_base, lr=1e-4), checkpoint=tmp_path / "checkpoint")
 
 
 def test_a_checkpoint_of_another_rank_is_refused(tiny_base: Base, tmp_path: Path) -> None:
-    train(tiny_base, job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
     with pytest.raises(StaleRun):
-        train(tiny_base, job(tiny_base, spec=LoRA(rank=8)), checkpoint=tmp_path / "checkpoint")
+        train(Engine(tiny_base), job(tiny_base, spec=LoRA(rank=8)), checkpoint=tmp_path / "checkpoint")
 
 
 def test_a_finished_training_taken_up_again_still_tells_its_loss(tiny_base: Base, tmp_path: Path) -> None:
-    whole = train(tiny_base, job(tiny_base), checkpoint=tmp_path / "checkpoint")
-    again = train(tiny_base, job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    whole = train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    again = train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
     assert same(whole.adapter, again.adapter)
     assert again.last_loss == whole.last_loss
 
 
 def test_a_training_leaves_the_base_as_it_was(tiny_base: Base, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in tiny_base.model.state_dict().items()}
-    train(tiny_base, job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
     after = tiny_base.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -289,10 +286,10 @@ def test_a_few_facts_are_learnt_by_heart(tiny_base: Base, tmp_path: Path) -> Non
     losses: list[float] = []
     long = job(tiny_base, spec=LoRA(rank=16), tokens=9_000, lr=1e-2, batch_tokens=128)
     trained = train(
-        tiny_base, long, checkpoint=tmp_path / "c", progress=lambda _s, _n, loss, _r: losses.append(loss)
+        Engine(tiny_base), long, checkpoint=tmp_path / "c", progress=lambda _s, _n, loss, _r: losses.append(loss)
     )
     assert losses[-1] < losses[0] / 5
-    with long.spec.attach(tiny_base, trained.adapter):
+    with Engine(tiny_base).attached(trained.adapter):
         questions = [Prompt.ask(e.turns[0].text, max_tokens=16) for e in FACTS]
         said = [t.text for t in LocalWriter(tiny_base).write(questions, seed=0)]
     assert said == [e.turns[1].text for e in FACTS]

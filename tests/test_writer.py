@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from conftest import Scribe
+from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
+from imprint.engine import Engine
 from imprint.errors import BadInput
-from imprint.training.batches import Row, collate
+from imprint.training.batches import Row
 from imprint.training.loop import Loop, Settings
 from imprint.types import Prompt, Text, Turn
 from imprint.writers.cache import CachedWriter
@@ -92,12 +94,9 @@ def test_the_logprobs_written_are_those_that_the_trainer_computes(tiny_base: Bas
     ids, _ = plainly(tiny_base, prompt)
     before = tiny_base.prompt_ids(prompt.turns)
     row = Row((*before, *ids), (False,) * len(before) + (True,) * len(ids))
-    weight = torch.nn.Parameter(torch.zeros(1))
-    hook = tiny_base.model.get_input_embeddings().register_forward_hook(lambda _m, _i, x: x + 0 * weight)
-    try:  # a parameter that changes nothing: the trainer's pass takes its gradient path
-        loss = Loop(tiny_base, {"weight": weight}, Settings()).forward_backward(collate([row, row], pad_id=0))
-    finally:
-        hook.remove()
+    engine = Engine(tiny_base)
+    seat = engine.load(LoRA().fresh(tiny_base, seed=0), trainable=True)
+    loss = Loop(engine, seat, Settings()).forward_backward([row, row])
     written = LocalWriter(tiny_base).write([prompt], seed=0)[0].logprobs
     assert written is not None
     assert -loss == pytest.approx(sum(written) / len(written), abs=1e-4)

@@ -1,13 +1,20 @@
-"""Attention on CPUs: grouped queries meet their keys without copies of them.
+"""Attention: grouped queries meet their keys without copies of them, and rows of a pass meet only themselves.
 
 transformers repeats keys and values for every query head of a group, and PyTorch's own kernel is slow
-backward in bfloat16; for training rows of tens of tokens plain batched products are faster (docs/log.md).
+backward on CPUs; for training rows of tens of tokens plain batched products are faster (docs/log.md).
 
-Shape key: B rows, H query heads, K key heads, G = H / K heads a group, T queries, S keys, D head width."""
+While a layout is in force in a thread, the model reads one long row of tokens, and the layout says which
+of them attend to which: packed rows of training without padding, or requests with their own caches.
+
+Shape key: B rows, H query heads, K key heads, G = H / K heads a group, T queries, S keys, D head width,
+N tokens of a pass."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,6 +22,35 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 NAME = "imprint_grouped"
+
+_LIKE_LENGTHS = 0.7
+"""Rows of a padded group are at least this share of its longest."""
+
+
+class Layout(Protocol):
+    """Which tokens of one long row attend to which."""
+
+    def attend(
+        self, layer: int, query_1HND: torch.Tensor, key_1KND: torch.Tensor, value_1KND: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Returns 1 N H D."""
+
+
+class _Now(threading.local):
+    layout: Layout | None = None
+
+
+_now = _Now()
+
+
+@contextlib.contextmanager
+def laid_out(layout: Layout) -> Iterator[None]:
+    """What this thread computes meanwhile is one long row with this layout."""
+    before, _now.layout = _now.layout, layout
+    try:
+        yield
+    finally:
+        _now.layout = before
 
 
 def grouped_attention(
@@ -28,31 +64,132 @@ def grouped_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention as transformers calls it; returns B T H D."""
-    B, H, T, D = query_BHTD.shape
-    K, S = key_BKSD.shape[1:3]
-    G = H // K
+    if _now.layout is not None:
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        return _now.layout.attend(layer, query_BHTD, key_BKSD, value_BKSD, scaling), None
     if not query_BHTD.requires_grad:  # PyTorch's own kernel knows groups, but is slow backward
         mixed_BHTD = nn.functional.scaled_dot_product_attention(
             query_BHTD,
             key_BKSD,
             value_BKSD,
-            attn_mask=None if attention_mask is None else attention_mask[..., :S],
-            is_causal=attention_mask is None and T == S,
+            attn_mask=None if attention_mask is None else attention_mask[..., : key_BKSD.shape[2]],
+            is_causal=attention_mask is None and query_BHTD.shape[2] == key_BKSD.shape[2],
             scale=scaling,
-            enable_gqa=G > 1,
+            enable_gqa=query_BHTD.shape[1] > key_BKSD.shape[1],
         )
         return mixed_BHTD.transpose(1, 2).contiguous(), None
-    query_BKGTD = query_BHTD.reshape(B, K, G * T, D) * scaling
-    scores_BKGTS = (query_BKGTD @ key_BKSD.transpose(-1, -2)).view(B, K, G, T, S)
-    if attention_mask is not None:
-        scores_BKGTS = scores_BKGTS + attention_mask[:, :, None, :, :S]
-    weights = scores_BKGTS.softmax(-1, dtype=torch.float32).to(value_BKSD.dtype)
-    mixed_BHTD = (weights.view(B, K, G * T, S) @ value_BKSD).view(B, H, T, D)
+    mixed_BHTD = _plain(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling)
     return mixed_BHTD.transpose(1, 2).contiguous(), None
+
+
+def _plain(
+    query_BHTD: torch.Tensor,
+    key_BKSD: torch.Tensor,
+    value_BKSD: torch.Tensor,
+    mask_B1TS: torch.Tensor | None,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention in batched products; returns B H T D."""
+    B, H, T, D = query_BHTD.shape
+    K, S = key_BKSD.shape[1:3]
+    query_BKGTD = query_BHTD.reshape(B, K, H // K * T, D) * scaling
+    scores_BKGTS = (query_BKGTD @ key_BKSD.transpose(-1, -2)).view(B, K, H // K, T, S)
+    if mask_B1TS is not None:
+        scores_BKGTS = scores_BKGTS + mask_B1TS[:, :, None, :, :S]
+    weights = scores_BKGTS.softmax(-1, dtype=torch.promote_types(torch.float32, query_BHTD.dtype))
+    weights = weights.to(value_BKSD.dtype).view(B, K, H // K * T, S)
+    return (weights @ value_BKSD).view(B, H, T, D)
+
+
+class PackedRows:
+    """Rows of different lengths one after another, without padding: each attends to itself, causally.
+
+    Only here are rows padded, those of like lengths together."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+        starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+        self._groups = [
+            _Group([starts[b] for b in rows], [lengths[b] for b in rows], device, dtype) for rows in _alike(lengths)
+        ]
+        places_N = torch.cat([group.index_N[group.real_N] for group in self._groups])
+        self._order_N = places_N.argsort()
+        """Where each token stands once the groups' tokens follow one another."""
+
+    def attend(
+        self, layer: int, query_1HND: torch.Tensor, key_1KND: torch.Tensor, value_1KND: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query_1HND, key_1KND, value_1KND))
+        mixed_NHD = [group.attend(q_NHD, k_NKD, v_NKD, scaling) for group in self._groups]
+        if len(mixed_NHD) == 1:
+            return mixed_NHD[0][None]
+        return _Take.apply(torch.cat(mixed_NHD), self._order_N)[None]
+
+
+class _Group:
+    """Rows of like lengths."""
+
+    def __init__(self, starts: list[int], lengths: list[int], device: torch.device, dtype: torch.dtype) -> None:
+        width, self.rows = max(lengths), len(lengths)
+        places_BT = torch.arange(width).expand(self.rows, width)
+        length_B1 = torch.tensor(lengths)[:, None]
+        # Padding stands behind a row's own tokens, where causal attention does not look, and reads the row's last one.
+        index_BT = torch.tensor(starts)[:, None] + places_BT.minimum(length_B1 - 1)
+        self.index_N = index_BT.reshape(-1).to(device)
+        self.real_N = (places_BT < length_B1).reshape(-1).nonzero()[:, 0].to(device)
+        self.whole = starts == [i * width for i in range(self.rows)] and min(lengths) == width
+        self.mask_11TT = torch.full((1, 1, width, width), float("-inf"), dtype=dtype, device=device).triu(1)
+        self.width = width
+
+    def attend(self, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Returns N H D of the group's own tokens, row after row."""
+        shape = (self.rows, self.width)
+        if self.whole:
+            q, k, v = (x[: self.rows * self.width].unflatten(0, shape).transpose(1, 2) for x in (q_NHD, k_NKD, v_NKD))
+        else:
+            q, k, v = (_Take.apply(x, self.index_N).unflatten(0, shape).transpose(1, 2) for x in (q_NHD, k_NKD, v_NKD))
+        if q.is_cuda or not q.requires_grad:
+            mixed_BHTD = nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] > k.shape[1]
+            )
+        else:
+            mixed_BHTD = _plain(q, k, v, self.mask_11TT, scaling)
+        mixed_NHD = mixed_BHTD.transpose(1, 2).flatten(0, 1)
+        return mixed_NHD if self.whole else _Take.apply(mixed_NHD, self.real_N)
+
+
+class _Take(torch.autograd.Function):
+    """Rows by their index. What comes back for a row that was taken more than once adds up, but for
+    padding, whose gradient is zero: so it may be written where autograd's own version must add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, index_N: torch.Tensor) -> torch.Tensor:
+        ctx.index_N, ctx.n = index_N, x.shape[0]
+        return x.index_select(0, index_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        grad = grads[0]
+        return grad.new_zeros(ctx.n, *grad.shape[1:]).index_add_(0, ctx.index_N, grad), None
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows by length, parted so that little of each group is padding."""
+    order = sorted(range(len(lengths)), key=lambda b: (-lengths[b], b))
+    groups: list[list[int]] = []
+    for b in order:
+        if groups and lengths[b] >= _LIKE_LENGTHS * lengths[groups[-1][0]]:
+            groups[-1].append(b)
+        else:
+            groups.append([b])
+    return [sorted(group) for group in groups]
 
 
 def use(model: Any) -> None:
     """Switches a transformers model to grouped attention."""
     AttentionInterface.register(NAME, grouped_attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    return None if _now.layout is not None else eager_mask(*args, **kwargs)

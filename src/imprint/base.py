@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from imprint import attention, devices
 from imprint.devices import Device
 from imprint.errors import NoSuchBase
 from imprint.home import cache_folder
+from imprint.turns import Turns
 from imprint.types import Turn, content_hash
 
 BUNDLED = "SmolLM2-135M-Instruct"
@@ -47,6 +48,8 @@ class Base:
     device: Device
     source: str | None = None
     """What load() must be given to find it again."""
+    turns: Turns = field(default_factory=Turns, repr=False, compare=False)
+    """Whose turn it is to compute with it, where several threads do."""
 
     @property
     def window_tokens(self) -> int:
@@ -221,8 +224,7 @@ def _open(folder: Path, name: str, device: Device, source: str | None = None) ->
         ) from error
     model.to(device.torch)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
-    if device.name == "cpu":
-        attention.use(model)
+    attention.use(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Base(name, _revision(folder, model), model, tokenizer, device, source)

@@ -7,6 +7,7 @@
         BadName             a name that the registry does not take
         BadSetting          a recipe, budget or option that is wrong
         BadQuestions        a questions file that cannot be used
+        TooLarge            more bytes than are taken here
       NotFound            no such adapter, version, base model or optional package
         NoSuchAdapter
         NoSuchBase
@@ -14,6 +15,9 @@
       WrongBase           an adapter met a base model that it was not trained on
       BrokenStore         files of the registry do not match their hashes
       StaleRun            a run folder that cannot be continued
+      Diverged            an adapter's loss is no finite number any more
+      Overloaded          a server has as much to do as it may take on; try again later
+      Cancelled           somebody asked for this work to end
 
 Every message says what happened, what was found, and what to do.
 """
@@ -52,6 +56,10 @@ class BadQuestions(BadInput):
     """A questions file that cannot be used."""
 
 
+class TooLarge(BadInput):
+    """More bytes than are taken here."""
+
+
 class NotFound(ImprintError):
     """Something named is not there."""
 
@@ -78,3 +86,15 @@ class BrokenStore(ImprintError):
 
 class StaleRun(ImprintError):
     """A run folder that cannot be continued."""
+
+
+class Diverged(ImprintError):
+    """The loss of an adapter, or its gradient, is not a finite number any more."""
+
+
+class Overloaded(ImprintError):
+    """A server has as much to do as it may take on."""
+
+
+class Cancelled(ImprintError):
+    """Somebody asked for this work to end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from imprint import documents
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
-from imprint.errors import BadSetting, NoSuchAdapter
+from imprint.engine import Engine
+from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter
 from imprint.evaluation import open_book
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.closed_book import Question
@@ -28,7 +30,8 @@ from imprint.recipe import read as read_recipe
 from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
-from imprint.stages import run_stages
+from imprint.stages import Prepared, prepare, train_alone, training_progress
+from imprint.training.service import Service, Ticket
 from imprint.types import Adapter, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
@@ -36,63 +39,179 @@ from imprint.writers.local import LocalWriter
 DEFAULT_BUDGET = "10min"
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Documents that are to become one adapter."""
+
+    path: str | Path
+    name: str
+    budget: str | None = None
+    """What writing and training may take: '10min', '2h', '500k tokens'. None is DEFAULT_BUDGET."""
+    recipe: Recipe | str | Path | None = None
+    seed: int = 0
+    questions: str | Path | Sequence[Question] | None = None
+    """Kept out of the training text together with all that is too like them; None holds out some of the writer's."""
+
+
 def teach(
     path: str | Path,
     *,
     name: str,
-    base: str | None = None,
+    base: str | Base | None = None,
     budget: str | None = None,
     recipe: Recipe | str | Path | None = None,
     seed: int = 0,
     questions: str | Path | Sequence[Question] | None = None,
     home: Path | None = None,
     watch: Watch = SILENT,
+    service: Service | None = None,
 ) -> Taught:
     """Teaches documents to a new version of an adapter, and publishes it.
 
     `questions` (a file, or questions) are kept out of the training text together with all that is too like
     them; without any, some of the writer's own are. The same call after a kill goes on where it stopped.
     Raises BadName, NothingToTeach, BadSetting, BadQuestions or NoSuchBase before anything is spent."""
-    check_name(name)
-    chosen = _recipe(recipe)
-    limit = parse_budget(budget or DEFAULT_BUDGET)
-    asked = _questions(questions)
-    where = home or home_folder()
-    watch.stage("Reading the documents")
-    loaded = documents.load(path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
-    watch.say(loaded.summary())
+    lesson = Lesson(path, name, budget, recipe, seed, questions)
+    return teach_many([lesson], base=base, home=home, watch=watch, service=service)[0]
+
+
+def teach_many(
+    lessons: Sequence[Lesson],
+    *,
+    base: str | Base | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+    service: Service | None = None,
+) -> list[Taught]:
+    """Teaches several adapters at once: their training shares passes over one base model.
+
+    Each is published as soon as it is trained. With a `service` that works in its own thread, they share
+    its passes with all that others handed to it; `base` is then the service's. Raises as teach() does; where
+    the training of one fails, the others are published first."""
+    started = [_Teaching(lesson, home or home_folder(), watch) for lesson in _checked(lessons)]
     watch.stage("Opening the base model")
-    model = bases.load(base)
-    corpus = Corpus(loaded.documents)
-    corpus.keep(where)
-    run = _run_folder(where, corpus, chosen, limit, model, seed, name, asked)
-    registry = Registry(where)
-    published = run.read("done")
-    if published is not None:
-        try:
-            version = registry.get(published["version"])
-            watch.say(f"{version} was already taught from these documents with these settings.")
-            return Taught(version, registry, where, model)
-        except NoSuchAdapter:
-            pass  # removed since; publish it again
-    passages = corpus.split(chosen.passage_tokens, model.count_tokens)
-    trained, details = run_stages(run, passages, model, chosen, limit, seed, asked, watch)
-    adapter_folder.write(trained.adapter, run.adapter)
-    version = registry.publish(
-        name,
-        run.adapter,
-        base=model.name,
-        corpus_hash=corpus.hash,
-        recipe=chosen.as_json(),
-        parent=_parent(registry, name),
-        details=details
-        | {"base_source": model.source, "read": loaded.summary(), "seed": seed, "budget": str(limit)},
-        now=_now(),
-    )
-    run.write("done", {"version": str(version)})
-    shutil.rmtree(run.checkpoint, ignore_errors=True)
-    watch.say(f"Published {version}.")
-    return Taught(version, registry, where, model)
+    engine = service.engine if service else Engine(base if isinstance(base, Base) else bases.load(base))
+    for teaching in started:
+        teaching.prepare(engine)
+    mine = service or Service(engine)
+    waiting = [teaching for teaching in started if teaching.hand_in(mine, alone=len(started) == 1)]
+    if waiting:
+        watch.stage("Training")
+    failed: list[ImprintError] = []
+    try:
+        while waiting:
+            working = service is not None or mine.run_pass()
+            for teaching in [t for t in waiting if t.ended or not working]:
+                waiting.remove(teaching)
+                try:
+                    teaching.publish(engine)
+                except ImprintError as error:
+                    failed.append(error)
+            if service is not None:
+                time.sleep(0.02)
+    except BaseException:
+        for teaching in waiting:
+            teaching.stop()
+        if service is None:
+            mine.close()  # keeps checkpoints
+        raise
+    if failed:
+        raise failed[0]
+    return [teaching.taught for teaching in started]
+
+
+def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
+    names = [lesson.name for lesson in lessons]
+    if not names:
+        raise BadInput("There is nothing to teach: no documents were named.")
+    for name in names:
+        check_name(name)
+        if names.count(name) > 1:
+            raise BadName(f"Two adapters cannot both be called '{name}'. Give each its own name.")
+    return lessons
+
+
+class _Teaching:
+    """One lesson on its way to a published version."""
+
+    taught: Taught
+
+    def __init__(self, lesson: Lesson, home: Path, watch: Watch) -> None:
+        self.lesson, self.home, self.watch = lesson, home, watch
+        self.recipe = _recipe(lesson.recipe)
+        self.limit = parse_budget(lesson.budget or DEFAULT_BUDGET)
+        self.asked = _questions(lesson.questions)
+        watch.stage("Reading the documents")
+        self.loaded = documents.load(lesson.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
+        watch.say(self.loaded.summary())
+        self.corpus = Corpus(self.loaded.documents)
+        self.registry = Registry(home)
+        self._prepared: Prepared | None = None
+        self._ticket: Ticket | None = None
+
+    def prepare(self, engine: Engine) -> None:
+        """Plans and writes, unless an earlier call has already published."""
+        model, lesson = engine.base, self.lesson
+        self.corpus.keep(self.home)
+        self.run = _run_folder(
+            self.home, self.corpus, self.recipe, self.limit, model, lesson.seed, lesson.name, self.asked
+        )
+        published = self.run.read("done")
+        if published is not None:
+            try:
+                version = self.registry.get(published["version"])
+                self.watch.say(f"{version} was already taught from these documents with these settings.")
+                self.taught = Taught(version, self.registry, self.home, model)
+                return
+            except NoSuchAdapter:
+                pass  # removed since; publish it again
+        passages = self.corpus.split(self.recipe.passage_tokens, model.count_tokens)
+        self._prepared = prepare(
+            self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch
+        )
+
+    def hand_in(self, service: Service, *, alone: bool) -> bool:
+        """Hands the training in; False where nothing is left to train."""
+        if self._prepared is None:
+            return False
+        progress = training_progress(self.watch, "" if alone else self.lesson.name)
+        self._ticket = service.submit(self._prepared.job, checkpoint=self.run.checkpoint, progress=progress)
+        return True
+
+    @property
+    def ended(self) -> bool:
+        return self._ticket is not None and self._ticket.ended
+
+    def stop(self) -> None:
+        """Takes the training out of a service that others use too."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+    def publish(self, engine: Engine) -> None:
+        """Publishes what was trained. Raises what ended the training otherwise."""
+        assert self._ticket is not None and self._prepared is not None
+        trained, lesson = self._ticket.result(), self.lesson
+        adapter_folder.write(trained.adapter, self.run.adapter)
+        version = self.registry.publish(
+            lesson.name,
+            self.run.adapter,
+            base=engine.base.name,
+            corpus_hash=self.corpus.hash,
+            recipe=self.recipe.as_json(),
+            parent=_parent(self.registry, lesson.name),
+            details=self._prepared.details(trained)
+            | {
+                "base_source": engine.base.source,
+                "read": self.loaded.summary(),
+                "seed": lesson.seed,
+                "budget": str(self.limit),
+            },
+            now=_now(),
+        )
+        self.run.write("done", {"version": str(version)})
+        shutil.rmtree(self.run.checkpoint, ignore_errors=True)
+        self.watch.say(f"Published {version}.")
+        self.taught = Taught(version, self.registry, self.home, engine.base)
 
 
 def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the word a user says
@@ -129,7 +248,7 @@ class Taught:
         """Answers to many prompts at once: this adapter is a Writer too."""
         model = self._model()
         adapter = adapter_folder.read(self.registry.folder(self.version))
-        with adapter_folder.spec_of(adapter).attach(model, adapter):
+        with Engine(model, slots=1).attached(adapter):
             return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
 
     @property
@@ -184,9 +303,9 @@ class Taught:
                 measure("rag", lambda q: open_book.rag(q, lambda q: index.search(q, k=4)), LocalWriter(model))
             if raw_text:
                 rival = self._raw_text_rival(corpus, model, seed, watch)
-                with adapter_folder.spec_of(rival).attach(model, rival):
+                with Engine(model, slots=1).attached(rival):
                     measure("raw_text", open_book.closed, LocalWriter(model, "raw_text"))
-        with adapter_folder.spec_of(adapter).attach(model, adapter):
+        with Engine(model, slots=1).attached(adapter):
             measure("weights", open_book.closed, LocalWriter(model, str(self.version)))
             after = general_perplexity(model)
         made = Proof(
@@ -230,7 +349,8 @@ class Taught:
         epochs = self.version.details["tokens"] / once
         recipe = replace(self._recipe, generators=RAW_TEXT.generators, epochs=round(epochs, 2))
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
-        return run_stages(run, passages, model, recipe, None, seed, [], watch)[0].adapter
+        engine = Engine(model)
+        return train_alone(prepare(run, passages, engine, recipe, None, seed, [], watch), engine, watch).adapter
 
     def _model(self) -> Base:
         if self.base is None:

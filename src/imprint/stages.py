@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from imprint import adapters, planner, synthesis
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
+from imprint.engine import Engine
 from imprint.errors import BadSetting, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import hold_out, without_alike
@@ -20,7 +21,7 @@ from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
 from imprint.synthesis.audit import Audit
 from imprint.synthesis.self_study import SelfStudy, passage_askings
-from imprint.training.batches import Row, collate
+from imprint.training.batches import Row
 from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.sft import Job, Trained, train
@@ -33,52 +34,72 @@ HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
 
 
-def run_stages(
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A teaching whose text is written, ready to be trained."""
+
+    run: RunFolder
+    plan: Plan
+    taught: list[str]
+    """Ids of the passages that the plan teaches."""
+    examples: int
+    job: Job
+    writing_s: float
+
+    def details(self, trained: Trained) -> dict[str, Any]:
+        """What to publish with the adapter."""
+        held, source = self.run.read_questions() or ([], "")
+        return {
+            "plan": asdict(self.plan),
+            "audit": self.run.read("audit"),
+            "examples": self.examples,
+            "tokens": trained.tokens,
+            "steps": trained.steps,
+            "seconds": {"writing": round(self.writing_s, 1), "training": round(trained.seconds, 1)},
+            "questions": [asdict(q) for q in held],
+            "questions_from": source,
+            "taught": self.taught,
+        }
+
+
+def prepare(
     run: RunFolder,
     passages: Sequence[Passage],
-    model: Base,
+    engine: Engine,
     recipe: Recipe,
     budget: Budget | None,
     seed: int,
     questions: Sequence[Question] | None,
     watch: Watch,
-) -> tuple[Trained, dict[str, Any]]:
-    """The trained adapter of a run, and the details to publish with it."""
-    plan = _planned(run, passages, model, recipe, budget, watch)
+) -> Prepared:
+    """Plans a teaching and writes its training text."""
+    plan = _planned(run, passages, engine, recipe, budget, watch)
     taught = [passages[i] for i in plan.taught]
     _say_plan(plan, passages, watch)
     began = time.monotonic()
-    examples = _written(run, taught, model, replace(recipe, samples=plan.samples), seed, questions, watch)
+    examples = _written(run, taught, engine.base, replace(recipe, samples=plan.samples), seed, questions, watch)
     writing_s = time.monotonic() - began
+    rows = token_rows(examples, engine.base, max_tokens=1024)
+    job = Job(_spec(recipe), rows, plan.tokens, recipe.lr, recipe.batch_tokens, seed)
+    return Prepared(run, plan, [p.id for p in taught], len(examples), job, writing_s)
+
+
+def train_alone(prepared: Prepared, engine: Engine, watch: Watch) -> Trained:
+    """Trains one adapter, from its checkpoint if there is one."""
     watch.stage("Training")
-    rows = token_rows(examples, model, max_tokens=1024)
-    trained = train(
-        model,
-        Job(_spec(recipe), rows, plan.tokens, recipe.lr, recipe.batch_tokens, seed),
-        checkpoint=run.checkpoint,
-        progress=lambda step, n, loss, rate: watch.progress(
-            "steps", step, n, f"loss {loss:.3f} · {rate:.0f} tokens/s"
-        ),
-    )
-    held, source = run.read_questions() or ([], "")
-    details = {
-        "plan": asdict(plan),
-        "audit": run.read("audit"),
-        "examples": len(examples),
-        "tokens": trained.tokens,
-        "steps": trained.steps,
-        "seconds": {"writing": round(writing_s, 1), "training": round(trained.seconds, 1)},
-        "questions": [asdict(q) for q in held],
-        "questions_from": source,
-        "taught": [p.id for p in taught],
-    }
-    return trained, details
+    return train(engine, prepared.job, checkpoint=prepared.run.checkpoint, progress=training_progress(watch))
+
+
+def training_progress(watch: Watch, name: str = "") -> Callable[[int, int, float, float], None]:
+    """Tells a watch how training goes."""
+    unit = f"{name} steps" if name else "steps"
+    return lambda step, n, loss, rate: watch.progress(unit, step, n, f"loss {loss:.3f} · {rate:.0f} tokens/s")
 
 
 def _planned(
     run: RunFolder,
     passages: Sequence[Passage],
-    model: Base,
+    engine: Engine,
     recipe: Recipe,
     budget: Budget | None,
     watch: Watch,
@@ -88,7 +109,7 @@ def _planned(
     if kept is not None:
         return Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
     watch.stage("Planning")
-    speeds = _speeds(passages, model, recipe)
+    speeds = _speeds(passages, engine, recipe)
     values = [SelfStudy().value(p) or 0.01 for p in passages]
     # Fewer wordings come before fewer passages: what is left out cannot be known at all.
     for samples in range(recipe.samples, min(recipe.samples, 1) - 1, -1):
@@ -116,23 +137,25 @@ def _costs(passages: Sequence[Passage], recipe: Recipe) -> list[Cost]:
     return costs
 
 
-def _speeds(passages: Sequence[Passage], model: Base, recipe: Recipe) -> Speeds:
+def _speeds(passages: Sequence[Passage], engine: Engine, recipe: Recipe) -> Speeds:
     """Measured by writing and training a little, on this machine, now."""
+    model = engine.base
     text = Example((Turn("text", passages[0].text, learn=True),), (), "speed")
     ids = token_rows([text], model, max_tokens=40)[0].ids
     learn = tuple(i >= 0.8 * len(ids) for i in range(len(ids)))  # answers are about a fifth of an item
-    batch = collate([Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids)), pad_id=0)
+    rows = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
     spec = _spec(recipe)
-    with spec.attach(model, spec.fresh(model, seed=0)) as attached:
-        loop = Loop(model, attached.parameters(), Settings(steps=4))
+    with engine.attached(spec.fresh(model, seed=0), trainable=True) as seat:
+        loop = Loop(engine, seat, Settings(steps=4))
         fastest = math.inf
         for _ in range(4):  # the first is slow, and another program may disturb one
             began = time.monotonic()
-            loop.forward_backward(batch)
-            loop.step()
+            with model.turns.take():
+                loop.forward_backward(rows)
+                loop.step()
             fastest = min(fastest, time.monotonic() - began)
-        # Real batches differ in shape and hold whole texts to learn: over minutes they ran a fifth slower.
-        training = 0.78 * batch.n_tokens / fastest
+        # Real steps hold whole texts to learn: over minutes they ran a fifth slower.
+        training = 0.78 * len(rows) * len(ids) / fastest
     writing = 1.0
     if "self_study" in recipe.generators:
         sample = _sample_prompts(passages, recipe)[:64]

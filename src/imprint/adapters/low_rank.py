@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from imprint.base import Base
 from imprint.errors import BadSetting, WrongBase
 from imprint.types import Adapter
 
-_PEFT_PREFIX = "base_model.model."
+_PEFT_PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +47,14 @@ class LoRA:
         for name, linear in self._linears(base.model):
             bound = math.sqrt(1 / linear.in_features)  # Kaiming uniform with a = sqrt(5)
             down_RI = torch.empty(self.rank, linear.in_features).uniform_(-bound, bound, generator=draw)
-            tensors[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = down_RI
-            tensors[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = torch.zeros(linear.out_features, self.rank)
+            tensors[f"{_PEFT_PREFIX}{name}{_DOWN}"] = down_RI
+            tensors[f"{_PEFT_PREFIX}{name}{_UP}"] = torch.zeros(linear.out_features, self.rank)
         if not tensors:
             raise BadSetting(
                 f"{base.name} has no linear layer named {' or '.join(self.targets)}. "
                 "Set [adapter] targets to names that it has."
             )
         return Adapter(base.name, base.revision, asdict(self), tensors)
-
-    def attach(self, base: Base, adapter: Adapter) -> Attached:
-        """Puts the adapter into the model; its tensors become trainable parameters there."""
-        refuse_other_base(base, adapter)
-        modules = dict(base.model.named_modules())
-        layers: dict[str, LowRankLinear] = {}
-        for key, down_RI in adapter.tensors.items():
-            if not key.endswith(".lora_A.weight"):
-                continue
-            name = key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
-            up_OR = adapter.tensors[key.replace(".lora_A.", ".lora_B.")]
-            layers[name] = LowRankLinear(modules[name], down_RI, up_OR, self.alpha / self.rank)
-        for name, layer in layers.items():
-            _put(base.model, name, layer)
-        return Attached(base, adapter, layers)
 
     def peft_config(self, base_name: str, layers: Sequence[int]) -> dict[str, Any]:
         """What PEFT's adapter_config.json says of this adapter, which sits in these blocks."""
@@ -98,95 +84,74 @@ class LoRA:
                 yield name, module
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer with a low-rank update beside it."""
+@dataclass(frozen=True)
+class Layout:
+    """Where each of an adapter's tensors lies in one flat vector. Adapters of one layout can share a rack."""
 
-    def __init__(self, linear: nn.Linear, down_RI: torch.Tensor, up_OR: torch.Tensor, scale: float) -> None:
-        super().__init__()
-        if down_RI.shape[1] != linear.in_features or up_OR.shape[0] != linear.out_features:
+    rank: int
+    shapes: tuple[tuple[str, int, int], ...]
+    """Name, inputs and outputs of each layer that takes part, in the model's order."""
+
+    @cached_property
+    def layers(self) -> dict[str, tuple[int, int, int]]:
+        """By name: where the layer begins, its inputs and its outputs."""
+        found: dict[str, tuple[int, int, int]] = {}
+        at = 0
+        for name, inputs, outputs in self.shapes:
+            found[name] = (at, inputs, outputs)
+            at += self.rank * (inputs + outputs)
+        return found
+
+    @cached_property
+    def size(self) -> int:
+        """Parameters in all."""
+        return sum(self.rank * (inputs + outputs) for _, inputs, outputs in self.shapes)
+
+    @cached_property
+    def first_block(self) -> int:
+        """The lowest of the model's blocks that takes part."""
+        return min(next((int(part) for part in name.split(".") if part.isdigit()), 0) for name in self.layers)
+
+    def views(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """down_SRI and up_SOR of a layer, for adapters whose flat vectors are the rows."""
+        at, I, O = self.layers[layer]  # noqa: E741
+        S, R = flat_SP.shape[0], self.rank
+        down_SRI = flat_SP[:, at : at + R * I].view(S, R, I)
+        return down_SRI, flat_SP[:, at + R * I : at + R * (I + O)].view(S, O, R)
+
+    def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A flat vector as tensors by PEFT's names: views."""
+        tensors: dict[str, torch.Tensor] = {}
+        for layer in self.layers:
+            down_SRI, up_SOR = self.views(layer, flat_P[None])
+            tensors[f"{_PEFT_PREFIX}{layer}{_DOWN}"], tensors[f"{_PEFT_PREFIX}{layer}{_UP}"] = down_SRI[0], up_SOR[0]
+        return tensors
+
+    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
+        for name, view in self.named(flat_P).items():
+            view.copy_(tensors[name])
+
+    def scale(self, adapter: Adapter) -> float:
+        return float(adapter.spec["alpha"]) / self.rank
+
+
+def layout_of(base: Base, adapter: Adapter) -> Layout:
+    """The adapter's layout on this base. Raises WrongBase where its tensors do not fit the base's layers."""
+    shapes = []
+    for name, layer in base.model.named_modules():
+        down_RI = adapter.tensors.get(f"{_PEFT_PREFIX}{name}{_DOWN}")
+        if down_RI is None:
+            continue
+        up_OR = adapter.tensors[f"{_PEFT_PREFIX}{name}{_UP}"]
+        if down_RI.shape[1] != layer.in_features or up_OR.shape[0] != layer.out_features:
             raise WrongBase(
                 f"The adapter's tensors are made for {down_RI.shape[1]} inputs and {up_OR.shape[0]} outputs; "
-                f"this base's layer has {linear.in_features} and {linear.out_features}."
+                f"this base's layer has {layer.in_features} and {layer.out_features}."
             )
-        device = linear.weight.device
-        self.linear, self.scale = linear, scale
-        # The trained tensors stay in float32 even under a bfloat16 base: small steps would be rounded away.
-        self.down_RI = nn.Parameter(down_RI.to(device, torch.float32, copy=True))
-        self.up_OR = nn.Parameter(up_OR.to(device, torch.float32, copy=True))
-
-    def forward(self, x_I: torch.Tensor) -> torch.Tensor:
-        down_RI, up_OR = self.down_RI.to(x_I.dtype), self.up_OR.to(x_I.dtype) * self.scale
-        return _LowRankUpdate.apply(x_I, self.linear.weight, self.linear.bias, down_RI, up_OR)
-
-
-class _LowRankUpdate(torch.autograd.Function):
-    """x W' + b + (x A') B', with gradients for x, A and B only; the sums are made inside the products.
-
-    Written out because autograd's own version keeps and adds tensors as wide as the layer, which on CPUs
-    costs as much as the products. N rows in all."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight_OI: torch.Tensor,
-        bias_O: torch.Tensor | None,
-        down_RI: torch.Tensor,
-        up_OR: torch.Tensor,
-    ) -> torch.Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        low_NR = x_NI @ down_RI.t()
-        y_NO = nn.functional.linear(x_NI, weight_OI, bias_O)
-        y_NO.addmm_(low_NR, up_OR.t())
-        ctx.save_for_backward(x_NI, weight_OI, down_RI, up_OR, low_NR)
-        return y_NO.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_NI, weight_OI, down_RI, up_OR, low_NR = ctx.saved_tensors
-        grad = grads[0]
-        grad_NO = grad.reshape(-1, grad.shape[-1])
-        grad_low_NR = grad_NO @ up_OR
-        grad_down_RI = grad_low_NR.t() @ x_NI
-        grad_up_OR = grad_NO.t() @ low_NR
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_NI = grad_NO @ weight_OI
-            grad_NI.addmm_(grad_low_NR, down_RI)
-            grad_x = grad_NI.view(*grad.shape[:-1], -1)
-        return grad_x, None, None, grad_down_RI, grad_up_OR
-
-
-class Attached:
-    """An adapter that is in a model now. Use as a context, or call detach()."""
-
-    def __init__(self, base: Base, adapter: Adapter, layers: Mapping[str, LowRankLinear]) -> None:
-        self.base, self.adapter, self._layers = base, adapter, dict(layers)
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable tensors, by PEFT's names."""
-        named: dict[str, nn.Parameter] = {}
-        for name, layer in self._layers.items():
-            named[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = layer.down_RI
-            named[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = layer.up_OR
-        return named
-
-    def snapshot(self) -> Adapter:
-        """The adapter as it is trained by now: copies, in float32, on the CPU."""
-        tensors = {k: p.detach().to("cpu", torch.float32, copy=True) for k, p in self.parameters().items()}
-        return Adapter(self.adapter.base, self.adapter.revision, self.adapter.spec, tensors)
-
-    def detach(self) -> None:
-        """Takes the adapter out; the base is then as it was."""
-        for name, layer in self._layers.items():
-            _put(self.base.model, name, layer.linear)
-        self._layers.clear()
-
-    def __enter__(self) -> Attached:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.detach()
+        shapes.append((name, int(down_RI.shape[1]), int(up_OR.shape[0])))
+    if 2 * len(shapes) != len(adapter.tensors):
+        raise WrongBase(f"The adapter has tensors for layers that {base.name} does not have.")
+    return Layout(int(adapter.spec["rank"]), tuple(shapes))
 
 
 def refuse_other_base(base: Base, adapter: Adapter) -> None:
@@ -196,8 +161,3 @@ def refuse_other_base(base: Base, adapter: Adapter) -> None:
             f"The adapter was trained on {adapter.base} ({adapter.revision}), but the base in memory is "
             f"{base.name} ({base.revision}). Load that base, or teach the documents again on this one."
         )
-
-
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, layer)

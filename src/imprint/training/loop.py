@@ -1,6 +1,6 @@
 """The only training loop: forward_backward, step, save, resume.
 
-Shape key: B rows, T tokens, L tokens with loss, D width, V vocabulary."""
+Shape key: P parameters of an adapter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from imprint.base import Base
-from imprint.errors import BadSetting, StaleRun
-from imprint.training.batches import Batch
+from imprint.engine import Engine, Seat
+from imprint.engine.passes import PassRow, Trunk
+from imprint.engine.passes import forward_backward as shared_pass
+from imprint.errors import BadSetting, Diverged, StaleRun
+from imprint.training.batches import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,44 +55,61 @@ class Settings:
 
 
 class Loop:
-    """Trains named parameters that are attached to a base model."""
+    """Trains one adapter that is seated in an engine; others may share its passes."""
 
-    def __init__(
-        self, base: Base, parameters: dict[str, nn.Parameter], settings: Settings, *, data: str = ""
-    ) -> None:
+    def __init__(self, engine: Engine, seat: Seat, settings: Settings, *, data: str = "") -> None:
         """`data` is a hash of what is trained on, so that a checkpoint made with other data is refused."""
-        self.base, self.parameters, self.settings, self.data = base, parameters, settings, data
+        self.engine, self.seat, self.settings, self.data = engine, seat, settings, data
         self.last_loss = float("nan")
         self.step_number = 0
+        self._gathered = 0.0
+        self._flat_P = nn.Parameter(seat.values_P)
+        self._flat_P.grad = seat.grads_P
         self._optimizer = torch.optim.AdamW(
-            list(parameters.values()), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
+            [self._flat_P], lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
 
-    def forward_backward(self, batch: Batch) -> float:
-        """Adds the gradients of a batch; returns its loss in nats per learnt token.
+    def forward_backward(self, rows: Sequence[Row], trunk: Trunk | None = None) -> float:
+        """Adds the gradients of a whole step's rows; returns their loss in nats per learnt token."""
+        share = 1 / learnt_tokens(rows)
+        self.gather(sum(shared_pass(self.engine, self.pass_rows(rows, share), trunk)) * share)
+        return self._gathered
 
-        Logits are computed only where there is a loss: a vocabulary of 49,152 makes them the largest tensor."""
-        device = self.base.device.torch
-        tokens_BT = batch.tokens_BT.to(device)
-        hidden_BTD = self.base.model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        learn_BT = batch.learn_BT[:, 1:].to(device)
-        hidden_LD = hidden_BTD[:, :-1][learn_BT]
-        logits_LV = self.base.model.lm_head(hidden_LD).float()
-        loss = nn.functional.cross_entropy(logits_LV, tokens_BT[:, 1:][learn_BT])
-        loss.backward()
-        self.last_loss = float(loss.detach())
-        return self.last_loss
+    def pass_rows(self, rows: Sequence[Row], share: float) -> list[PassRow]:
+        """Some of a step's rows, for a pass. `share`: one over the learnt tokens of the whole step."""
+        return [PassRow(self.seat, row.ids, row.learn, share) for row in rows]
+
+    def gather(self, loss: float) -> None:
+        """Notes what a pass added to the step's loss."""
+        self._gathered += loss
 
     def step(self) -> float:
-        """Takes one optimizer step with the gradients gathered; returns the learning rate used."""
+        """Takes one optimizer step with the gradients gathered; returns the learning rate used.
+
+        Raises Diverged, and leaves the adapter as it was, where the loss or the gradient is not finite."""
+        norm = torch.linalg.vector_norm(self.seat.grads_P)
+        if not (math.isfinite(self._gathered) and math.isfinite(float(norm))):
+            loss = self._gathered
+            self.drop()
+            raise Diverged(
+                f"In step {self.step_number + 1} the loss was {loss}, the gradient's length {float(norm)}. "
+                "Nothing of that step was taken over. Train with a lower learning rate (lr)."
+            )
         rate = self.settings.rate(self.step_number)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm, foreach=True)
+        self._optimizer.param_groups[0]["lr"] = rate
+        if norm > self.settings.clip_norm:
+            self.seat.grads_P.mul_(self.settings.clip_norm / (norm + 1e-6))
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.seat.refresh()
+        self.last_loss = self._gathered
+        self.drop()
         self.step_number += 1
         return rate
+
+    def drop(self) -> None:
+        """Forgets the gradients gathered since the last step."""
+        self.seat.grads_P.zero_()
+        self._gathered = 0.0
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint that resume() continues from exactly.
@@ -98,13 +118,12 @@ class Loop:
         making = folder.with_name(folder.name + ".making")
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        tensors = {f"parameter:{k}": p.detach().cpu() for k, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            state = self._optimizer.state.get(parameter, {})
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in state:
-                    tensors[f"{key}:{name}"] = state[key].cpu()
-        save_file({k: t.contiguous() for k, t in tensors.items()}, making / "state.safetensors")
+        tensors = _named("parameter", self.seat, self.seat.values_P)
+        state = self._optimizer.state.get(self._flat_P, {})
+        for key in ("exp_avg", "exp_avg_sq"):
+            if key in state:
+                tensors |= _named(key, self.seat, state[key])
+        save_file(tensors, making / "state.safetensors")
         state_json = self._identity() | {"step": self.step_number, "last_loss": self.last_loss}
         (making / "state.json").write_text(json.dumps(state_json))
         for file in making.iterdir():
@@ -131,22 +150,36 @@ class Loop:
         tensors = load_file(folder / "state.safetensors")
         self.step_number, self.last_loss = int(state["step"]), float(state["last_loss"])
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"parameter:{name}"])
-                if f"exp_avg:{name}" in tensors:
-                    self._optimizer.state[parameter] = self._moments(tensors, name, parameter)
+            _fill(self.seat, self.seat.values_P, tensors, "parameter")
+            self.seat.refresh()
+            if any(name.startswith("exp_avg:") for name in tensors):
+                self._optimizer.state[self._flat_P] = self._moments(tensors)
         return True
 
     def _identity(self) -> dict[str, Any]:
-        shapes = {name: list(p.shape) for name, p in self.parameters.items()}
+        shapes = {name: list(p.shape) for name, p in self.seat.tensors(self.seat.values_P).items()}
         return {"settings": asdict(self.settings), "data": self.data, "shapes": shapes}
 
-    def _moments(self, tensors: dict[str, torch.Tensor], name: str, parameter: nn.Parameter) -> dict[str, Any]:
-        return {
-            "step": torch.tensor(float(self.step_number)),
-            "exp_avg": tensors[f"exp_avg:{name}"].to(parameter.device),
-            "exp_avg_sq": tensors[f"exp_avg_sq:{name}"].to(parameter.device),
-        }
+    def _moments(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        moments = {key: torch.empty_like(self.seat.values_P) for key in ("exp_avg", "exp_avg_sq")}
+        for key, flat_P in moments.items():
+            _fill(self.seat, flat_P, tensors, key)
+        return {"step": torch.tensor(float(self.step_number), device=self._flat_P.device), **moments}
+
+
+def learnt_tokens(rows: Sequence[Row]) -> int:
+    """How many tokens of these rows carry a loss."""
+    return sum(sum(row.learn[1:]) for row in rows)
+
+
+def _named(kind: str, seat: Seat, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
+    named = seat.tensors(flat_P.detach().cpu())
+    return {f"{kind}:{name}": tensor.contiguous().clone() for name, tensor in named.items()}
+
+
+def _fill(seat: Seat, flat_P: torch.Tensor, tensors: dict[str, torch.Tensor], kind: str) -> None:
+    for name, view in seat.tensors(flat_P).items():
+        view.copy_(tensors[f"{kind}:{name}"])
 
 
 def _sync(file: Path) -> None:

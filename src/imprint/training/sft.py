@@ -1,18 +1,16 @@
-"""Learn the text: supervised training of one adapter on examples."""
+"""Learn the text: supervised training of one adapter on examples. Many at once: see service.py."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imprint.adapters.low_rank import LoRA
-from imprint.base import Base
+from imprint.engine import Engine
 from imprint.errors import BadSetting
-from imprint.training.batches import Row, batches, collate
-from imprint.training.loop import Loop, Settings
-from imprint.types import Adapter, content_hash
+from imprint.training.batches import Row, batches
+from imprint.types import Adapter
 
 Progress = Callable[[int, int, float, float], None]
 """Told after each step: steps done, steps in all, loss in nats per learnt token, tokens a second."""
@@ -44,34 +42,18 @@ class Trained:
 
 
 def train(
-    base: Base, job: Job, *, checkpoint: Path, every_s: float = 30.0, progress: Progress | None = None
+    engine: Engine, job: Job, *, checkpoint: Path, every_s: float = 30.0, progress: Progress | None = None
 ) -> Trained:
     """Trains from the checkpoint, if there is one, to the end; saves a checkpoint every so many seconds.
 
     The order of the batches follows from the seed, so that a resumed run meets the same batches and ends
     with the same adapter as one that was never stopped."""
-    schedule = schedule_of(job)
-    attached = job.spec.attach(base, job.spec.fresh(base, seed=job.seed))
-    with attached:
-        data = content_hash(repr(job.rows), repr(schedule))
-        loop = Loop(base, attached.parameters(), Settings(lr=job.lr, steps=len(schedule)), data=data)
-        loop.resume(checkpoint)
-        began = saved = time.monotonic()
-        done = 0
-        while loop.step_number < len(schedule):
-            rows = [job.rows[i] for i in schedule[loop.step_number]]
-            batch = collate(rows, pad_id=base.tokenizer.pad_token_id)
-            loop.forward_backward(batch)
-            loop.step()
-            done += sum(len(row.ids) for row in rows)
-            if time.monotonic() - saved > every_s:
-                loop.save(checkpoint)
-                saved = time.monotonic()
-            if progress:
-                progress(loop.step_number, len(schedule), loop.last_loss, done / (time.monotonic() - began))
-        loop.save(checkpoint)
-        seconds = time.monotonic() - began
-        return Trained(attached.snapshot(), len(schedule), _size(job, schedule), seconds, loop.last_loss)
+    from imprint.training.service import Service
+
+    service = Service(engine, every_s=every_s)
+    ticket = service.submit(job, checkpoint=checkpoint, progress=progress)
+    service.run_all()
+    return ticket.result()
 
 
 def schedule_of(job: Job) -> list[list[int]]:
@@ -90,5 +72,6 @@ def schedule_of(job: Job) -> list[list[int]]:
     return schedule
 
 
-def _size(job: Job, schedule: Sequence[Sequence[int]]) -> int:
+def size(job: Job, schedule: Sequence[Sequence[int]]) -> int:
+    """Training tokens of a schedule."""
     return sum(len(job.rows[i].ids) for batch in schedule for i in batch)

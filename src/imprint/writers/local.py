@@ -97,13 +97,14 @@ class LocalWriter:
             for b, row in enumerate(rows):
                 tokens_BT[b, : len(row)] = torch.tensor(row)
             tokens_BT = tokens_BT.to(self.base.device.torch)
-            hidden_BTD = self.base.model.model(input_ids=tokens_BT, past_key_values=cache).last_hidden_state
-            for b, i in enumerate(batch):
-                end = len(rows[b])
-                start = end - len(tails[i])
-                logits_TV = self.base.model.lm_head(hidden_BTD[b, start - 1 : end - 1]).float()
-                picked_T = logits_TV.log_softmax(-1).gather(1, tokens_BT[b, start:end, None])
-                scores[i] = float(picked_T.mean())
+            with self.base.turns.take():
+                hidden_BTD = self.base.model.model(input_ids=tokens_BT, past_key_values=cache).last_hidden_state
+                for b, i in enumerate(batch):
+                    end = len(rows[b])
+                    start = end - len(tails[i])
+                    logits_TV = self.base.model.lm_head(hidden_BTD[b, start - 1 : end - 1]).float()
+                    picked_T = logits_TV.log_softmax(-1).gather(1, tokens_BT[b, start:end, None])
+                    scores[i] = float(picked_T.mean())
         return scores
 
     @torch.inference_mode()
@@ -126,16 +127,18 @@ class LocalWriter:
         alive = rows
         while alive:
             position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
-            output = self.base.model.model(
-                input_ids=tokens_BT,
-                attention_mask=mask_BT,
-                position_ids=position_BT,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            # A contiguous matrix: with a strided one PyTorch copies the whole vocabulary for every row.
-            last_BD = output.last_hidden_state[:, -1].contiguous()
-            tokens_BT = self._take(self.base.model.lm_head(last_BD).float(), alive)
+            with self.base.turns.take():
+                output = self.base.model.model(
+                    input_ids=tokens_BT,
+                    attention_mask=mask_BT,
+                    position_ids=position_BT,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                # A contiguous matrix: with a strided one PyTorch copies the whole vocabulary for every row.
+                last_BD = output.last_hidden_state[:, -1].contiguous()
+                logits_BV = self.base.model.lm_head(last_BD).float()
+            tokens_BT = self._take(logits_BV, alive)
             going = [b for b, row in enumerate(alive) if not row.ended]
             # Taking rows out copies the keys of those that stay: done when it pays.
             if len(going) <= 0.75 * len(alive) or not going:
@@ -169,7 +172,8 @@ class LocalWriter:
         if self._shared[0] != tuple(shared):
             made = Cache(layer_class_to_replicate=_RoomyLayer)
             tokens_1T = torch.tensor([shared], device=self.base.device.torch)
-            self.base.model.model(input_ids=tokens_1T, past_key_values=made, use_cache=True)
+            with self.base.turns.take():
+                self.base.model.model(input_ids=tokens_1T, past_key_values=made, use_cache=True)
             self._shared = (tuple(shared), made)
         for i, layer in enumerate(self._shared[1].layers):
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)

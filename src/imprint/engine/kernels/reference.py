@@ -1,0 +1,193 @@
+"""The grouped low-rank update in plain PyTorch: any CPU, and the truth that fused.py is held to.
+
+Rows of one matrix belong to different adapters. Adapters of one shape live in a rack, a tensor whose first
+dimension counts slots; a bundle says which rows belong to which slots. What is computed for the rows n of
+slot s is  y_n += scale_s * (x_n down_s') up_s'  and its gradients. Nothing of one group touches another's.
+
+Groups of one size in a row become one batched product, which on CPUs beat a loop over groups 1.5 to 8 times
+and torch's grouped_mm 2 to 8 times (docs/log.md); other groups are computed one by one, or, where
+they are many and tiny, batched with their own first row as padding.
+
+Shape key: N rows in all, I inputs, O outputs, R rank, S slots in the rack, G groups of the bundle,
+M rows of the largest group."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+_TINY = 16
+"""Groups of fewer rows than this, on average, are batched even where padding and copies are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Which rows belong to which slots of one rack. Groups may be empty; rows of no group are left alone."""
+
+    slots: tuple[int, ...]
+    starts: tuple[int, ...]
+    """First row of each group."""
+    counts: tuple[int, ...]
+    """Rows of each group, consecutive from its start."""
+
+
+def add_update(
+    y_NO: torch.Tensor,
+    x_NI: torch.Tensor,
+    down_SRI: torch.Tensor,
+    up_SOR: torch.Tensor,
+    scale_S: torch.Tensor,
+    bundle: Bundle,
+) -> torch.Tensor:
+    """Adds every group's update to its rows of y, in place.
+
+    Returns what the gradients need again: scale * x down', all batches after one another."""
+    kept: list[torch.Tensor] = []
+    for batch in _batches(bundle, x_NI.device):
+        down_GRI, up_GOR = batch.of(down_SRI, x_NI.dtype), batch.of(up_SOR, x_NI.dtype)
+        low_GMR = batch.rows(x_NI) @ down_GRI.transpose(1, 2)
+        batch.scale(low_GMR, scale_S)
+        batch.add_to(y_NO, low_GMR, up_GOR.transpose(1, 2))
+        kept.append(low_GMR.reshape(-1, low_GMR.shape[-1]))
+    return kept[0] if len(kept) == 1 else torch.cat([*kept, x_NI.new_empty(0, down_SRI.shape[1])])
+
+
+def add_gradients(
+    grad_NO: torch.Tensor,
+    x_NI: torch.Tensor,
+    low: torch.Tensor,
+    down_SRI: torch.Tensor,
+    up_SOR: torch.Tensor,
+    scale_S: torch.Tensor,
+    bundle: Bundle,
+    grad_x_NI: torch.Tensor | None,
+    grad_down_SRI: torch.Tensor,
+    grad_up_SOR: torch.Tensor,
+) -> None:
+    """Adds the gradients of every group, in place: of its rows of x (where asked for) and of its slot."""
+    done = 0
+    for batch in _batches(bundle, x_NI.device):
+        G, M = len(batch.slots), batch.count
+        low_GMR = low[done : done + G * M].view(G, M, -1)
+        done += G * M
+        down_GRI, up_GOR = batch.of(down_SRI, x_NI.dtype), batch.of(up_SOR, x_NI.dtype)
+        grad_GMO = batch.rows(grad_NO)
+        grad_low_GMR = grad_GMO @ up_GOR
+        batch.scale(grad_low_GMR, scale_S)
+        batch.add_to_slots(grad_down_SRI, grad_low_GMR.transpose(1, 2), batch.rows(x_NI))
+        batch.add_to_slots(grad_up_SOR, grad_GMO.transpose(1, 2), low_GMR)
+        if grad_x_NI is not None:
+            batch.add_to(grad_x_NI, grad_low_GMR, down_GRI)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Groups that are computed by one batched product."""
+
+    slots: tuple[int, ...]
+    count: int
+    """Rows of each, with padding."""
+    start: int
+    """First row, where the groups stand in a row and none is padded."""
+    index_N: torch.Tensor | None
+    """Else the row of each place; padding repeats its group's first row."""
+    padding_GM1: torch.Tensor | None
+    real_N: torch.Tensor | None
+    """The places that are not padding."""
+
+    def rows(self, x_NI: torch.Tensor) -> torch.Tensor:
+        G, M = len(self.slots), self.count
+        if self.index_N is None:
+            return x_NI[self.start : self.start + G * M].view(G, M, -1)
+        return x_NI.index_select(0, self.index_N).view(G, M, -1)
+
+    def of(self, rack: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The slots' part of a rack's layer, one for each group."""
+        first = self.slots[0]
+        if self._adjoining():
+            return rack[first : first + len(self.slots)].to(dtype)
+        return rack[list(self.slots)].to(dtype)
+
+    def scale(self, low_GMR: torch.Tensor, scale_S: torch.Tensor) -> None:
+        """Scales in place, and empties the padding: it must add nothing to its slot."""
+        low_GMR *= self.of(scale_S, low_GMR.dtype)[:, None, None]
+        if self.padding_GM1 is not None:
+            low_GMR.masked_fill_(self.padding_GM1, 0)
+
+    def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
+        """Adds a product to the groups' rows."""
+        if len(self.slots) == 1 and self.index_N is None:
+            y_NO[self.start : self.start + self.count].addmm_(left_GMR[0], right_GRO[0])
+        elif self.index_N is None:
+            self.rows(y_NO).baddbmm_(left_GMR, right_GRO)
+        else:
+            assert self.real_N is not None
+            update_NO = (left_GMR @ right_GRO).view(-1, y_NO.shape[1])[self.real_N]
+            rows_N = self.index_N[self.real_N]
+            y_NO.index_copy_(0, rows_N, y_NO.index_select(0, rows_N).add_(update_NO))
+
+    def add_to_slots(self, rack: torch.Tensor, left_GAM: torch.Tensor, right_GMB: torch.Tensor) -> None:
+        """Adds products to the slots' gradients."""
+        first = self.slots[0]
+        if self._adjoining() and rack.dtype == left_GAM.dtype:
+            if len(self.slots) == 1:
+                rack[first].addmm_(left_GAM[0], right_GMB[0])
+            else:
+                rack[first : first + len(self.slots)].baddbmm_(left_GAM, right_GMB)
+        elif self._adjoining():
+            rack[first : first + len(self.slots)] += left_GAM @ right_GMB
+        else:
+            index_G = torch.tensor(self.slots, device=rack.device)
+            rack.index_add_(0, index_G, (left_GAM @ right_GMB).to(rack.dtype))
+
+    def _adjoining(self) -> bool:
+        return self.slots == tuple(range(self.slots[0], self.slots[0] + len(self.slots)))
+
+
+@functools.lru_cache(maxsize=256)
+def _batches(bundle: Bundle, device: torch.device) -> tuple[_Batch, ...]:
+    """The products that a bundle takes; the same for every layer of a pass."""
+    groups = [g for g in zip(bundle.slots, bundle.starts, bundle.counts, strict=True) if g[2] > 0]
+    runs = [_in_a_row(run) for run in _runs(groups)]
+    n_rows = sum(count for _, _, count in groups)
+    if len(runs) <= 2 or n_rows >= _TINY * len(groups):
+        return tuple(runs)
+    return tuple(_padded(part, device) for part in _alike(groups))
+
+
+def _runs(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Groups that follow one another, with as many rows each, in slots that follow one another."""
+    runs: list[list[tuple[int, int, int]]] = []
+    for slot, start, count in groups:
+        if runs:
+            last_slot, last_start, last_count = runs[-1][-1]
+            if (slot, start, count) == (last_slot + 1, last_start + last_count, last_count):
+                runs[-1].append((slot, start, count))
+                continue
+        runs.append([(slot, start, count)])
+    return runs
+
+
+def _in_a_row(run: list[tuple[int, int, int]]) -> _Batch:
+    return _Batch(tuple(slot for slot, _, _ in run), run[0][2], run[0][1], None, None, None)
+
+
+def _alike(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Groups parted by size, so that none is padded to more than twice its rows."""
+    by_size = sorted(groups, key=lambda g: (g[2].bit_length(), g[0]))
+    return [list(part) for _, part in itertools.groupby(by_size, key=lambda g: g[2].bit_length())]
+
+
+def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> _Batch:
+    width = max(count for _, _, count in groups)
+    places_GM = torch.arange(width).expand(len(groups), width)
+    count_G1 = torch.tensor([[count] for _, _, count in groups])
+    start_G1 = torch.tensor([[start] for _, start, _ in groups])
+    padding_GM = places_GM >= count_G1
+    index_N = (start_G1 + places_GM.masked_fill(padding_GM, 0)).reshape(-1)
+    real_N = (~padding_GM).reshape(-1).nonzero()[:, 0]
+    slots = tuple(slot for slot, _, _ in groups)
+    return _Batch(slots, width, 0, index_N.to(device), padding_GM[:, :, None].to(device), real_N.to(device))

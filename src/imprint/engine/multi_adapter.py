@@ -1,0 +1,319 @@
+"""One base model and many adapters: rows of a pass find their own; slots are filled and emptied.
+
+Adapters of one shape share a rack: one flat vector for each slot, so that a step of the optimizer is one call, and
+one layer's tensors of all slots are one view. While a routing is in force in a thread, every linear layer
+of the base adds to each row what that row's adapter says. Other threads see the bare base.
+
+Shape key: S slots, P parameters of an adapter, I inputs, O outputs, R rank, N token rows of a pass."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from imprint.adapters.low_rank import Layout, layout_of, refuse_other_base
+from imprint.base import Base
+from imprint.engine.kernels import reference
+from imprint.engine.kernels.reference import Bundle
+from imprint.errors import BadInput, MissingPackage
+from imprint.types import Adapter
+
+SLOTS = 16
+"""Slots of a rack. Their memory is taken when they are first filled."""
+
+
+class Rack:
+    """Slots for adapters of one shape. Never moves: what views it, may go on viewing it."""
+
+    def __init__(self, layout: Layout, slots: int, base: Base, *, trainable: bool) -> None:
+        device, dtype = base.device.torch, base.model.dtype
+        # What is trained stays in float32 even under a bfloat16 base: small steps would be rounded away.
+        kept = torch.float32 if trainable and dtype.itemsize < 4 else dtype
+        self.layout, self.trainable = layout, trainable
+        self.values_SP = torch.empty(slots, layout.size, dtype=kept, device=device)
+        self.used_SP = self.values_SP if kept == dtype else torch.empty(slots, layout.size, dtype=dtype, device=device)
+        self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
+        self.scale_S = torch.zeros(slots, dtype=dtype, device=device)
+        self._free = list(range(slots))[::-1]
+        self._used = {n: layout.views(n, self.used_SP) for n in layout.layers}
+        self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers} if self.grads_SP is not None else {}
+
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    def fill(self, adapter: Adapter) -> int:
+        """Puts an adapter into the lowest empty slot, and says which."""
+        slot = min(self._free)
+        self._free.remove(slot)
+        self.layout.write(adapter.tensors, self.values_SP[slot])
+        self.scale_S[slot] = self.layout.scale(adapter)
+        self.refresh(slot)
+        if self.grads_SP is not None:
+            self.grads_SP[slot].zero_()
+        return slot
+
+    def empty(self, slot: int) -> None:
+        self._free.append(slot)
+
+    def refresh(self, slot: int) -> None:
+        """Makes what passes use equal to what was trained."""
+        if self.used_SP is not self.values_SP:
+            self.used_SP[slot].copy_(self.values_SP[slot])
+
+    def used(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(down_SRI, up_SOR) of a layer."""
+        return self._used[layer]
+
+    def grads(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._grads[layer]
+
+
+class Seat:
+    """An adapter that is in an engine now."""
+
+    def __init__(self, adapter: Adapter, rack: Rack, slot: int) -> None:
+        self.adapter, self.rack, self.slot = adapter, rack, slot
+
+    @property
+    def values_P(self) -> torch.Tensor:
+        """All of its parameters in one vector; see `tensors` for their names."""
+        return self.rack.values_SP[self.slot]
+
+    @property
+    def grads_P(self) -> torch.Tensor:
+        assert self.rack.grads_SP is not None, "only a trainable adapter has gradients"
+        return self.rack.grads_SP[self.slot]
+
+    def tensors(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A vector like values_P as PEFT's named tensors: views of it."""
+        return self.rack.layout.named(flat_P)
+
+    def refresh(self) -> None:
+        """To be called when values_P was changed."""
+        self.rack.refresh(self.slot)
+
+    def snapshot(self) -> Adapter:
+        """The adapter as it is by now: copies, in float32, on the CPU."""
+        tensors = self.tensors(self.values_P.detach().to("cpu", torch.float32, copy=True))
+        return Adapter(self.adapter.base, self.adapter.revision, self.adapter.spec, tensors)
+
+
+class Engine:
+    """One base model, and the adapters that are in memory with it."""
+
+    def __init__(self, base: Base, *, slots: int = SLOTS, kernels: ModuleType | None = None) -> None:
+        """`slots`: how many adapters of one shape stand side by side. `kernels`: reference or fused; by
+        default the fused ones on a GPU that has Triton."""
+        self.base, self.slots = base, slots
+        self.kernels = kernels or _fastest(base)
+        self._racks: dict[tuple[Layout, bool], list[Rack]] = {}
+        self._lock = threading.Lock()
+
+    def load(self, adapter: Adapter, *, trainable: bool = False) -> Seat:
+        """Takes an adapter into memory. Raises WrongBase, or BadInput where it holds NaN or infinity."""
+        refuse_other_base(self.base, adapter)
+        for name, tensor in adapter.tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise BadInput(f"The adapter's tensor {name} holds values that are not finite. Teach it again.")
+        layout = layout_of(self.base, adapter)
+        _install(self.base.model, layout.layers)
+        with self._lock:
+            racks = self._racks.setdefault((layout, trainable), [])
+            rack = next((r for r in racks if not r.full), None)
+            if rack is None:
+                rack = Rack(layout, self.slots, self.base, trainable=trainable)
+                racks.append(rack)
+            return Seat(adapter, rack, rack.fill(adapter))
+
+    def unload(self, seat: Seat) -> None:
+        """Frees the adapter's slot; the base is as it was."""
+        with self._lock:
+            seat.rack.empty(seat.slot)
+
+    @contextlib.contextmanager
+    def attached(self, adapter: Adapter, *, trainable: bool = False) -> Iterator[Seat]:
+        """The adapter in memory and on every row of what this thread computes meanwhile."""
+        seat = self.load(adapter, trainable=trainable)
+        try:
+            with self.wearing(seat):
+                yield seat
+        finally:
+            self.unload(seat)
+
+    @contextlib.contextmanager
+    def wearing(self, seat: Seat | None) -> Iterator[None]:
+        """Every row that this thread computes meanwhile belongs to this adapter."""
+        with _in_force(None if seat is None else _Uniform(self, seat)):
+            yield
+
+    @contextlib.contextmanager
+    def routed(self, runs: Sequence[tuple[Seat | None, int]]) -> Iterator[None]:
+        """The rows that this thread computes meanwhile: so many of this adapter, then so many of that."""
+        with _in_force(_Mixed(self, runs)):
+            yield
+
+
+# --- routing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    rack: Rack
+    bundle: Bundle
+
+
+class _Uniform:
+    """Every row belongs to one adapter, however many there are."""
+
+    def __init__(self, engine: Engine, seat: Seat) -> None:
+        self.kernels, self.model, self._seat = engine.kernels, engine.base.model, seat
+
+    def parts(self, layer: str, rows: int) -> list[_Part]:
+        if layer not in self._seat.rack.layout.layers:
+            return []
+        return [_Part(self._seat.rack, Bundle((self._seat.slot,), (0,), (rows,)))]
+
+
+class _Mixed:
+    """Runs of rows, each of one adapter or of none."""
+
+    def __init__(self, engine: Engine, runs: Sequence[tuple[Seat | None, int]]) -> None:
+        self.kernels, self.model = engine.kernels, engine.base.model
+        self.rows = sum(count for _, count in runs)
+        groups: dict[int, tuple[Rack, list[list[int]]]] = {}
+        start = 0
+        for seat, count in runs:
+            if seat is not None:
+                _, found = groups.setdefault(id(seat.rack), (seat.rack, []))
+                if found and found[-1][0] == seat.slot and sum(found[-1][1:]) == start:
+                    found[-1][2] += count
+                else:
+                    found.append([seat.slot, start, count])
+            start += count
+        self._parts = [
+            _Part(rack, Bundle(*(tuple(column) for column in zip(*found, strict=True))))
+            for rack, found in groups.values()
+        ]
+
+    def parts(self, layer: str, rows: int) -> list[_Part]:
+        assert rows == self.rows, "a pass has as many rows as its routing"
+        return [p for p in self._parts if layer in p.rack.layout.layers]
+
+
+_Routing = _Uniform | _Mixed
+
+
+class _Now(threading.local):
+    routing: _Routing | None = None
+
+
+_now = _Now()
+
+
+@contextlib.contextmanager
+def _in_force(routing: _Routing | None) -> Iterator[None]:
+    before, _now.routing = _now.routing, routing
+    try:
+        yield
+    finally:
+        _now.routing = before
+
+
+# --- the linear layers ------------------------------------------------------------------------
+
+
+class RoutedLinear(nn.Linear):
+    """A frozen linear layer that adds to each row what the row's adapter says."""
+
+    def __init__(self, name: str, linear: nn.Linear, model: nn.Module) -> None:
+        nn.Module.__init__(self)  # the weights are those of the layer it stands for
+        self.name = name
+        self._home = [model]  # in a list, or it would count as a part of this layer
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        # Where nothing below needs a gradient, autograd would not come back to this layer without it.
+        self._spark = torch.zeros((), requires_grad=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        routing = _now.routing
+        if routing is None or routing.model is not self._home[0]:
+            return nn.functional.linear(x, self.weight, self.bias)
+        parts = routing.parts(self.name, x.numel() // x.shape[-1])
+        if not parts:
+            return nn.functional.linear(x, self.weight, self.bias)
+        if torch.is_grad_enabled() and all(p.rack.trainable for p in parts):
+            return _Update.apply(x, self._spark, self, parts, routing.kernels)
+        return _forward(x, self, parts, routing.kernels)[0]
+
+
+def _forward(
+    x: torch.Tensor, layer: RoutedLinear, parts: Sequence[_Part], kernels: ModuleType
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    x_NI = x.reshape(-1, x.shape[-1])
+    y_NO = nn.functional.linear(x_NI, layer.weight, layer.bias)
+    lows = [
+        kernels.add_update(y_NO, x_NI, *p.rack.used(layer.name), p.rack.scale_S, p.bundle) for p in parts
+    ]
+    return y_NO.view(*x.shape[:-1], -1), lows
+
+
+class _Update(torch.autograd.Function):
+    """The layer with its updates. Gradients of adapters go straight to their racks, in place.
+
+    Written out because autograd's own version keeps and adds tensors as wide as the layer for every adapter."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        _spark: torch.Tensor,
+        layer: RoutedLinear,
+        parts: Sequence[_Part],
+        kernels: ModuleType,
+    ) -> torch.Tensor:
+        y, lows = _forward(x, layer, parts, kernels)
+        ctx.save_for_backward(x, *lows)
+        ctx.layer, ctx.parts, ctx.kernels = layer, parts, kernels
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *lows = ctx.saved_tensors
+        layer: RoutedLinear = ctx.layer
+        x_NI = x.reshape(-1, x.shape[-1])
+        grad_NO = grads[0].reshape(x_NI.shape[0], -1)
+        grad_NI = grad_NO @ layer.weight if ctx.needs_input_grad[0] else None
+        for part, low in zip(ctx.parts, lows, strict=True):
+            rack: Rack = part.rack
+            ctx.kernels.add_gradients(
+                grad_NO, x_NI, low, *rack.used(layer.name), rack.scale_S, part.bundle, grad_NI,
+                *rack.grads(layer.name),
+            )
+        return None if grad_NI is None else grad_NI.view(x.shape), None, None, None, None
+
+
+def _install(model: nn.Module, layers: Mapping[str, Any]) -> None:
+    """Makes these linear layers of the model listen to routings; for good."""
+    for name in layers:
+        found = model.get_submodule(name)
+        if type(found) is nn.Linear:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, RoutedLinear(name, found, model))
+
+
+def _fastest(base: Base) -> ModuleType:
+    if base.device.name.startswith("cuda"):
+        with contextlib.suppress(MissingPackage):
+            from imprint.engine.kernels import fused
+
+            return fused
+    return reference
+

@@ -1,0 +1,1 @@
+"""Many tenants, one model, a stream of tokens."""
