@@ -6,7 +6,7 @@ slot s is  y_n += scale_s * (x_n down_s') up_s'  and its gradients. Nothing of o
 
 Groups of one size in a row become one batched product, which on CPUs beat a loop over groups 1.5 to 8 times
 and torch's grouped_mm 2 to 8 times (docs/log.md); other groups are computed one by one, or, where
-they are many and tiny, batched with their own first row as padding.
+they are many and tiny, batched with rows of zeros as padding.
 
 Shape key: N rows in all, I inputs, O outputs, R rank, S slots in the rack, G groups of the bundle,
 M rows of the largest group."""
@@ -93,8 +93,9 @@ class _Batch:
     start: int
     """First row, where the groups stand in a row and none is padded."""
     index_N: torch.Tensor | None
-    """Else the row of each place; padding repeats its group's first row."""
-    padding_GM1: torch.Tensor | None
+    """Else the row of each place."""
+    padding_N1: torch.Tensor | None
+    """Places of no row, which count as rows of zeros: they add nothing to their slot."""
     real_N: torch.Tensor | None
     """The places that are not padding."""
 
@@ -102,7 +103,10 @@ class _Batch:
         G, M = len(self.slots), self.count
         if self.index_N is None:
             return x_NI[self.start : self.start + G * M].view(G, M, -1)
-        return x_NI.index_select(0, self.index_N).view(G, M, -1)
+        x_NI = x_NI.index_select(0, self.index_N)
+        if self.padding_N1 is not None:
+            x_NI.masked_fill_(self.padding_N1, 0)
+        return x_NI.view(G, M, -1)
 
     def of(self, rack: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The slots' part of a rack's layer, one for each group."""
@@ -112,10 +116,8 @@ class _Batch:
         return rack[list(self.slots)].to(dtype)
 
     def scale(self, low_GMR: torch.Tensor, scale_S: torch.Tensor) -> None:
-        """Scales in place, and empties the padding: it must add nothing to its slot."""
+        """Scales in place."""
         low_GMR *= self.of(scale_S, low_GMR.dtype)[:, None, None]
-        if self.padding_GM1 is not None:
-            low_GMR.masked_fill_(self.padding_GM1, 0)
 
     def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
         """Adds a product to the groups' rows."""
@@ -176,18 +178,30 @@ def _in_a_row(run: list[tuple[int, int, int]]) -> _Batch:
 
 
 def _alike(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
-    """Groups parted by size, so that none is padded to more than twice its rows."""
-    by_size = sorted(groups, key=lambda g: (g[2].bit_length(), g[0]))
+    """Groups parted by size, so that none is padded to more than twice its rows; each part by slot."""
+    by_size = sorted(groups, key=lambda g: (g[2].bit_length(), g[0], g[1]))
     return [list(part) for _, part in itertools.groupby(by_size, key=lambda g: g[2].bit_length())]
 
 
 def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> _Batch:
+    groups = _filled(groups)
     width = max(count for _, _, count in groups)
     places_GM = torch.arange(width).expand(len(groups), width)
     count_G1 = torch.tensor([[count] for _, _, count in groups])
     start_G1 = torch.tensor([[start] for _, start, _ in groups])
-    padding_GM = places_GM >= count_G1
-    index_N = (start_G1 + places_GM.masked_fill(padding_GM, 0)).reshape(-1)
-    real_N = (~padding_GM).reshape(-1).nonzero()[:, 0]
+    padding_N = (places_GM >= count_G1).reshape(-1)
+    index_N = (start_G1 + places_GM).reshape(-1).masked_fill(padding_N, 0)
     slots = tuple(slot for slot, _, _ in groups)
-    return _Batch(slots, width, 0, index_N.to(device), padding_GM[:, :, None].to(device), real_N.to(device))
+    padding_N1 = padding_N[:, None].to(device) if padding_N.any() else None
+    return _Batch(slots, width, 0, index_N.to(device), padding_N1, (~padding_N).nonzero()[:, 0].to(device))
+
+
+def _filled(groups: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The same with empty groups for the slots between them, where these are no more than the groups:
+    adjoining slots are used where they are, others must be copied together."""
+    slots = [slot for slot, _, _ in groups]
+    first, last = min(slots), max(slots)
+    if len(set(slots)) < len(slots) or last - first + 1 > 2 * len(slots):
+        return groups
+    by_slot = {group[0]: group for group in groups}
+    return [by_slot.get(slot, (slot, 0, 0)) for slot in range(first, last + 1)]
