@@ -132,7 +132,7 @@ class _Group:
         width, self.rows = max(lengths), len(lengths)
         places_BT = torch.arange(width).expand(self.rows, width)
         length_B1 = torch.tensor(lengths)[:, None]
-        # Padding stands behind a row's own tokens, where causal attention does not look, and reads the row's last one.
+        # Padding stands behind a row's own tokens, where causal attention does not look; it reads the last one.
         index_BT = torch.tensor(starts)[:, None] + places_BT.minimum(length_B1 - 1)
         self.index_N = index_BT.reshape(-1).to(device)
         self.real_N = (places_BT < length_B1).reshape(-1).nonzero()[:, 0].to(device)
@@ -144,9 +144,11 @@ class _Group:
         """Returns N H D of the group's own tokens, row after row."""
         shape = (self.rows, self.width)
         if self.whole:
-            q, k, v = (x[: self.rows * self.width].unflatten(0, shape).transpose(1, 2) for x in (q_NHD, k_NKD, v_NKD))
+            whole = (x[: self.rows * self.width] for x in (q_NHD, k_NKD, v_NKD))
+            q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in whole)
         else:
-            q, k, v = (_Take.apply(x, self.index_N).unflatten(0, shape).transpose(1, 2) for x in (q_NHD, k_NKD, v_NKD))
+            taken = (_Take.apply(x, self.index_N) for x in (q_NHD, k_NKD, v_NKD))
+            q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in taken)
         if q.is_cuda or not q.requires_grad:
             mixed_BHTD = nn.functional.scaled_dot_product_attention(
                 q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] > k.shape[1]

@@ -227,15 +227,18 @@ def _open(folder: Path, name: str, device: Device, source: str | None = None) ->
     attention.use(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(name, _revision(folder, model), model, tokenizer, device, source)
+    embedding: Any = model.get_input_embeddings()
+    return Base(name, revision_of(folder, embedding.weight), model, tokenizer, device, source)
 
 
-def _revision(folder: Path, model: Any) -> str:
-    """Hash of what decides the model's answers; of the weights only a sample, which is quick to read."""
+def revision_of(folder: Path, embedding_VD: torch.Tensor) -> str:
+    """Hash of what decides a model's answers; of the weights only a sample, which is quick to read.
+
+    The sample is rounded to bfloat16, so that a base is the same in whichever precision it was loaded."""
     config = json.loads((folder / "config.json").read_text())
     for key in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
         config.pop(key, None)
-    sample = model.get_input_embeddings().weight[:16].to(torch.float32).cpu().numpy().tobytes()
+    sample = embedding_VD[:16].to(torch.bfloat16).to(torch.float32).cpu().numpy().tobytes()
     tokenizer = folder / "tokenizer.json"
     vocabulary = tokenizer.read_bytes() if tokenizer.exists() else b""
     return content_hash(json.dumps(config, sort_keys=True), vocabulary, sample)

@@ -50,7 +50,7 @@ class Lesson:
     recipe: Recipe | str | Path | None = None
     seed: int = 0
     questions: str | Path | Sequence[Question] | None = None
-    """Kept out of the training text together with all that is too like them; None holds out some of the writer's."""
+    """Kept out of the training text with all that is too like them; None holds out some of the writer's."""
 
 
 def teach(

@@ -38,12 +38,14 @@ class Rack:
         kept = torch.float32 if trainable and dtype.itemsize < 4 else dtype
         self.layout, self.trainable = layout, trainable
         self.values_SP = torch.empty(slots, layout.size, dtype=kept, device=device)
-        self.used_SP = self.values_SP if kept == dtype else torch.empty(slots, layout.size, dtype=dtype, device=device)
+        self.used_SP = self.values_SP if kept == dtype else torch.empty_like(self.values_SP, dtype=dtype)
         self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
         self.scale_S = torch.zeros(slots, dtype=dtype, device=device)
         self._free = list(range(slots))[::-1]
         self._used = {n: layout.views(n, self.used_SP) for n in layout.layers}
-        self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers} if self.grads_SP is not None else {}
+        self._grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        if self.grads_SP is not None:
+            self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers}
 
     @property
     def full(self) -> bool:
@@ -102,7 +104,8 @@ class Seat:
 
     def snapshot(self) -> Adapter:
         """The adapter as it is by now: copies, in float32, on the CPU."""
-        tensors = self.tensors(self.values_P.detach().to("cpu", torch.float32, copy=True))
+        named = self.tensors(self.values_P.detach().to("cpu", torch.float32, copy=True))
+        tensors = {name: tensor.contiguous() for name, tensor in named.items()}
         return Adapter(self.adapter.base, self.adapter.revision, self.adapter.spec, tensors)
 
 
@@ -314,6 +317,7 @@ def _fastest(base: Base) -> ModuleType:
         with contextlib.suppress(MissingPackage):
             from imprint.engine.kernels import fused
 
-            return fused
+            if fused.runs_on(base.device.torch):
+                return fused
     return reference
 

@@ -191,13 +191,15 @@ class _Nats(torch.autograd.Function):
         for start in range(0, len(token_L), _CHUNK):
             part = slice(start, start + _CHUNK)
             logits_CV = nn.functional.linear(hidden_LD[part], head_VD).to(exact)
-            total_C1 = logits_CV.logsumexp(1, keepdim=True)
-            nats_L[part] = total_C1[:, 0] - logits_CV.gather(1, token_L[part, None])[:, 0]
+            likely_CV = logits_CV.softmax(1)
+            # Through the likeliest token, whose probability is never lost to rounding.
+            best_C1, best_at_C1 = logits_CV.max(1, keepdim=True)
+            total_C1 = best_C1 - likely_CV.gather(1, best_at_C1).log()
+            nats_L[part] = (total_C1 - logits_CV.gather(1, token_L[part, None]))[:, 0]
             if grad_LD is not None:
-                grad_CV = logits_CV.sub_(total_C1).exp_()
-                grad_CV[torch.arange(len(grad_CV), device=grad_CV.device), token_L[part]] -= 1
+                likely_CV[torch.arange(len(likely_CV), device=likely_CV.device), token_L[part]] -= 1
                 sound_C1 = nats_L[part, None].isfinite()
-                grad_CD = grad_CV.to(head_VD.dtype) @ head_VD
+                grad_CD = likely_CV.to(head_VD.dtype) @ head_VD
                 grad_LD[part] = (grad_CD * weight_L[part, None].to(exact)).where(sound_C1, 0).to(grad_LD.dtype)
         ctx.save_for_backward(grad_LD)
         return nats_L

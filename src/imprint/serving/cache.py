@@ -42,7 +42,7 @@ class Cache:
         for held in (self.keys, self.values):
             for layer in range(self.layers):
                 B, K, D = self._shape
-                larger = torch.empty(B, K, new, D, **self._like)  # type: ignore[arg-type]
+                larger = torch.empty(B, K, new, D, **self._like)
                 if self.room:
                     larger[:rows, :, : self.room] = held[layer][:rows]
                     held[layer] = larger

@@ -85,7 +85,7 @@ class Inference:
         self._shelf.close()
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
-        """Takes a request in; its listener hears every piece. Raises Overloaded, or BadInput where it is too long."""
+        """Takes a request in; its listener hears all of it. Raises Overloaded, or BadInput where it is too long."""
         window = self.engine.base.window_tokens
         if len(request.ids) + request.max_tokens > window:
             raise BadInput(
@@ -107,7 +107,8 @@ class Inference:
             "adapters_loaded": self._shelf.held,
             "adapter_loads_total": self._shelf.loads,
         }
-        return {f"{name}_total": float(n) for name, n in self._counts.items()} | {k: float(v) for k, v in now.items()}
+        counts = {f"{name}_total": n for name, n in self._counts.items()}
+        return {name: float(n) for name, n in (counts | now).items()}
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ def _shown(base: Base, token: int) -> tuple[str, bytes]:
 
 
 def _sample(logits_V: torch.Tensor, request: Request, random: torch.Generator) -> torch.Tensor:
-    """One token from the smallest set that holds top_p of the probability (Holtzman et al. 2019, arXiv 1904.09751)."""
+    """One token of the fewest that hold top_p of the probability (Holtzman et al. 2019, arXiv 1904.09751)."""
     weights_V = (logits_V.cpu() / request.temperature).softmax(0)
     if request.top_p < 1:
         ordered_V, order_V = weights_V.sort(descending=True)

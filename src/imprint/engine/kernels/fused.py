@@ -182,19 +182,26 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _sizes(plan: _Plan, R: int, A: int, rows_NA: torch.Tensor, factor_SRA: torch.Tensor) -> dict[str, Any]:
+    return _sizes_of(plan.block, R, A, rows_NA.dtype, factor_SRA.dtype)
+
+
+@functools.cache
+def _sizes_of(block: int, R: int, A: int, dtype: torch.dtype, factor_dtype: torch.dtype) -> dict[str, Any]:
     """What a kernel is compiled for: powers of two from 16, which is what a tensor core multiplies."""
     rank = max(16, triton.next_power_of_2(R))
-    column_bytes = plan.block * rows_NA.element_size() + rank * factor_SRA.element_size()
-    width = min(_MOST_COLUMNS, triton.next_power_of_2(A))
+    column_bytes = block * dtype.itemsize + rank * factor_dtype.itemsize
+    width = min(_MOST_COLUMNS, max(16, triton.next_power_of_2(A)))
     while width > 16 and width * column_bytes > _STEP_BYTES:
         width //= 2
-    dtype = _TRITON_TYPES[rows_NA.dtype]
-    total = tl.float64 if rows_NA.dtype == torch.float64 else tl.float32
-    return {"ROWS": plan.block, "RANK": rank, "WIDTH": max(16, width), "DTYPE": dtype, "TOTAL": total}
+    total = tl.float64 if dtype == torch.float64 else tl.float32
+    return {"ROWS": block, "RANK": rank, "WIDTH": width, "DTYPE": _TRITON_TYPES[dtype], "TOTAL": total}
 
 
-# Triton reads annotations, and would take an `int` for 32 bits. Indices are widened before they meet a stride,
-# for a rack may hold more than 2^31 numbers.
+# In kernels every argument that is not known when they are compiled is a tl.tensor: Triton reads annotations, and
+# would take an `int` for 32 bits. Indices are widened before they meet a stride: a rack may hold more than 2^31
+# numbers. Global names other than Triton's own built-ins do not work here; the interpreter may not notice.
+
+
 @triton.jit
 def _block_at(blocks_B4: tl.tensor, b: tl.tensor) -> Any:
     """Slot, first row, rows, and first place of a block."""
@@ -228,13 +235,10 @@ def _add(at: tl.tensor, sum: tl.tensor, lines: tl.tuple, columns: tl.tuple) -> N
 
 
 @triton.jit
-def _times(
-    left: tl.tensor, right: tl.tensor, sum: tl.tensor,
-    ROUNDED: tl.constexpr, DTYPE: tl.constexpr, TOTAL: tl.constexpr,
-) -> tl.tensor:
-    """sum + left right, both rounded to the rows' type first: a tensor core takes no two types."""
-    left, right = left.to(ROUNDED).to(DTYPE), right.to(ROUNDED).to(DTYPE)
-    return tl.dot(left, right, sum, input_precision="ieee", out_dtype=TOTAL)
+def _times(left: tl.tensor, right: tl.tensor, sum: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
+    """sum + left right. A tensor core takes no two types, so both are rounded to the rows' type first."""
+    # Three products of tensor cores are as exact as float32. Without tensor cores a tile outgrows the registers.
+    return tl.dot(left.to(DTYPE), right.to(DTYPE), sum, input_precision="tf32x3", out_dtype=sum.dtype)
 
 
 @triton.jit
@@ -247,12 +251,12 @@ def _shrink_kernel(
     """A program makes the low rows of one block, in steps along A."""
     slot, row, count, place = _block_at(blocks_B4, tl.program_id(0))
     n, r = tl.arange(0, ROWS), tl.arange(0, RANK)
-    low = tl.zeros((ROWS, RANK), dtype=TOTAL)
+    low = tl.full((ROWS, RANK), 0, TOTAL)
     for first in range(0, A, WIDTH):
         a = first + tl.arange(0, WIDTH)
         rows = _load(rows_NA + row * rows_n, (n, rows_n, count), (a, rows_a, A))
         factor = _load(factor_SRA + slot * factor_s, (a, factor_a, A), (r, factor_r, R))
-        low = _times(rows, factor, low, rows_NA.dtype.element_ty, DTYPE, TOTAL)
+        low = _times(rows, factor, low, DTYPE)
     low *= tl.load(scale_S + slot * scale_s).to(TOTAL)
     at, real = _place(low_PR + place * R, (n, R, count), (r, 1, R))
     tl.store(at, low.to(low_PR.dtype.element_ty), mask=real)
@@ -271,8 +275,7 @@ def _expand_kernel(
     a = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     low = _load(low_PR + place * R, (n, R, count), (r, 1, R))
     factor = _load(factor_SRA + slot * factor_s, (r, factor_r, R), (a, factor_a, A))
-    update = tl.zeros((ROWS, WIDTH), dtype=TOTAL)
-    update = _times(low, factor, update, low_PR.dtype.element_ty, DTYPE, TOTAL)
+    update = _times(low, factor, tl.full((ROWS, WIDTH), 0, TOTAL), DTYPE)
     _add(y_NA + row * y_n, update, (n, y_n, count), (a, y_a, A))
 
 
@@ -288,10 +291,10 @@ def _collect_kernel(
     slot, first, blocks = tl.load(run).to(tl.int64), tl.load(run + 1), tl.load(run + 2)
     n, r = tl.arange(0, ROWS), tl.arange(0, RANK)
     a = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    grad = tl.zeros((RANK, WIDTH), dtype=TOTAL)
+    grad = tl.full((RANK, WIDTH), 0, TOTAL)
     for b in range(first, first + blocks):
         _, row, count, place = _block_at(blocks_B4, b)
         low = _load(low_PR + place * R, (r, 1, R), (n, R, count))
         rows = _load(rows_NA + row * rows_n, (n, rows_n, count), (a, rows_a, A))
-        grad = _times(low, rows, grad, rows_NA.dtype.element_ty, DTYPE, TOTAL)
+        grad = _times(low, rows, grad, DTYPE)
     _add(grad_SRA + slot * grad_s, grad, (r, grad_r, R), (a, grad_a, A))
