@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -29,6 +29,15 @@ SLOTS = 16
 """Slots of a rack. Their memory is taken when they are first filled."""
 
 
+class _Alone(NamedTuple):
+    """Views of one slot's part of a layer: looking them up again and again would cost as much as small products."""
+
+    down_RI: torch.Tensor
+    up_OR: torch.Tensor
+    grad_down_RI: torch.Tensor | None
+    grad_up_OR: torch.Tensor | None
+
+
 class Rack:
     """Slots for adapters of one shape. Never moves: what views it, may go on viewing it."""
 
@@ -41,8 +50,10 @@ class Rack:
         self.used_SP = self.values_SP if kept == dtype else torch.empty_like(self.values_SP, dtype=dtype)
         self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
         self.scale_S = torch.zeros(slots, dtype=dtype, device=device)
+        self.scales = [0.0] * slots
         self._free = list(range(slots))[::-1]
         self._used = {n: layout.views(n, self.used_SP) for n in layout.layers}
+        self._alone: dict[tuple[str, int], _Alone] = {}
         self._grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if self.grads_SP is not None:
             self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers}
@@ -56,7 +67,7 @@ class Rack:
         slot = min(self._free)
         self._free.remove(slot)
         self.layout.write(adapter.tensors, self.values_SP[slot])
-        self.scale_S[slot] = self.layout.scale(adapter)
+        self.scale_S[slot] = self.scales[slot] = self.layout.scale(adapter)
         self.refresh(slot)
         if self.grads_SP is not None:
             self.grads_SP[slot].zero_()
@@ -69,6 +80,17 @@ class Rack:
         """Makes what passes use equal to what was trained."""
         if self.used_SP is not self.values_SP:
             self.used_SP[slot].copy_(self.values_SP[slot])
+
+    def alone(self, layer: str, slot: int) -> _Alone:
+        """One slot's part of a layer."""
+        key = (layer, slot)
+        if key not in self._alone:
+            grads = self._grads.get(layer)
+            self._alone[key] = _Alone(
+                *(factor_S[slot] for factor_S in self._used[layer]),
+                *((None, None) if grads is None else (grad_S[slot] for grad_S in grads)),
+            )
+        return self._alone[key]
 
     def used(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(down_SRI, up_SOR) of a layer."""
@@ -171,6 +193,8 @@ class Engine:
 class _Part:
     rack: Rack
     bundle: Bundle
+    alone: int | None = None
+    """The slot that all rows of the pass belong to, where it is one."""
 
 
 class _Uniform:
@@ -178,11 +202,15 @@ class _Uniform:
 
     def __init__(self, engine: Engine, seat: Seat) -> None:
         self.kernels, self.model, self._seat = engine.kernels, engine.base.model, seat
+        self._parts: dict[int, list[_Part]] = {}
 
     def parts(self, layer: str, rows: int) -> list[_Part]:
         if layer not in self._seat.rack.layout.layers:
             return []
-        return [_Part(self._seat.rack, Bundle((self._seat.slot,), (0,), (rows,)))]
+        if rows not in self._parts:
+            slot = self._seat.slot
+            self._parts[rows] = [_Part(self._seat.rack, Bundle((slot,), (0,), (rows,)), slot)]
+        return self._parts[rows]
 
 
 class _Mixed:
@@ -202,7 +230,11 @@ class _Mixed:
                     found.append([seat.slot, start, count])
             start += count
         self._parts = [
-            _Part(rack, Bundle(*(tuple(column) for column in zip(*found, strict=True))))
+            _Part(
+                rack,
+                Bundle(*(tuple(column) for column in zip(*found, strict=True))),
+                found[0][0] if found[0][2] == self.rows else None,
+            )
             for rack, found in groups.values()
         ]
 
@@ -262,9 +294,14 @@ def _forward(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     x_NI = x.reshape(-1, x.shape[-1])
     y_NO = nn.functional.linear(x_NI, layer.weight, layer.bias)
-    lows = [
-        kernels.add_update(y_NO, x_NI, *p.rack.used(layer.name), p.rack.scale_S, p.bundle) for p in parts
-    ]
+    lows = []
+    for part in parts:
+        rack = part.rack
+        if part.alone is None:
+            lows.append(kernels.add_update(y_NO, x_NI, *rack.used(layer.name), rack.scale_S, part.bundle))
+        else:
+            its = rack.alone(layer.name, part.alone)
+            lows.append(reference.add_one_update(y_NO, x_NI, its.down_RI, its.up_OR, rack.scales[part.alone]))
     return y_NO.view(*x.shape[:-1], -1), lows
 
 
@@ -296,6 +333,14 @@ class _Update(torch.autograd.Function):
         grad_NI = grad_NO @ layer.weight if ctx.needs_input_grad[0] else None
         for part, low in zip(ctx.parts, lows, strict=True):
             rack: Rack = part.rack
+            if part.alone is not None:
+                its = rack.alone(layer.name, part.alone)
+                assert its.grad_down_RI is not None and its.grad_up_OR is not None
+                reference.add_one_gradient(
+                    grad_NO, x_NI, low, its.down_RI, its.up_OR, rack.scales[part.alone], grad_NI,
+                    its.grad_down_RI, its.grad_up_OR,
+                )
+                continue
             ctx.kernels.add_gradients(
                 grad_NO, x_NI, low, *rack.used(layer.name), rack.scale_S, part.bundle, grad_NI,
                 *rack.grads(layer.name),

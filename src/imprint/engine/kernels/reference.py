@@ -82,6 +82,42 @@ def add_gradients(
             batch.add_to(grad_x_NI, grad_low_GRM.mT, batch.of(down_SRI, x_NI.dtype))
 
 
+def add_one_update(
+    y_NO: torch.Tensor, x_NI: torch.Tensor, down_RI: torch.Tensor, up_OR: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """What add_update does, for rows that all belong to one adapter: plain products, on any device.
+
+    Returns scale * down x' (R, N)."""
+    low_RN = down_RI @ x_NI.mT
+    low_RN *= scale
+    y_NO.addmm_(low_RN.mT, up_OR.mT)
+    return low_RN
+
+
+def add_one_gradient(
+    grad_NO: torch.Tensor,
+    x_NI: torch.Tensor,
+    low_RN: torch.Tensor,
+    down_RI: torch.Tensor,
+    up_OR: torch.Tensor,
+    scale: float,
+    grad_x_NI: torch.Tensor | None,
+    grad_down_RI: torch.Tensor,
+    grad_up_OR: torch.Tensor,
+) -> None:
+    """What add_gradients does, for rows that all belong to one adapter."""
+    grad_low_RN = up_OR.mT @ grad_NO.mT
+    grad_low_RN *= scale
+    if grad_down_RI.dtype == x_NI.dtype:
+        grad_down_RI.addmm_(grad_low_RN, x_NI)
+        grad_up_OR.mT.addmm_(low_RN, grad_NO)
+    else:
+        grad_down_RI += grad_low_RN @ x_NI
+        grad_up_OR.mT.add_(low_RN @ grad_NO)
+    if grad_x_NI is not None:
+        grad_x_NI.addmm_(grad_low_RN.mT, down_RI)
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Groups that are computed by one batched product."""
@@ -97,6 +133,8 @@ class _Batch:
     """Places of no row, which count as rows of zeros: they add nothing to their slot."""
     real_N: torch.Tensor | None
     """The places that are not padding."""
+    adjoining: bool
+    """Whether the slots follow one another."""
 
     def rows(self, x_NI: torch.Tensor) -> torch.Tensor:
         G, M = len(self.slots), self.count
@@ -109,14 +147,12 @@ class _Batch:
 
     def of(self, rack: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The slots' part of a rack's layer, one for each group."""
-        first = self.slots[0]
-        if self._adjoining():
-            return rack[first : first + len(self.slots)].to(dtype)
-        return rack[list(self.slots)].to(dtype)
+        part = rack.narrow(0, self.slots[0], len(self.slots)) if self.adjoining else rack[list(self.slots)]
+        return part if part.dtype == dtype else part.to(dtype)
 
     def scale(self, low_GRM: torch.Tensor, scale_S: torch.Tensor) -> None:
         """Scales in place."""
-        low_GRM *= self.of(scale_S, low_GRM.dtype)[:, None, None]
+        low_GRM *= scale_S[self.slots[0]] if len(self.slots) == 1 else self.of(scale_S, low_GRM.dtype)[:, None, None]
 
     def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
         """Adds a product to the groups' rows."""
@@ -135,14 +171,13 @@ class _Batch:
         first, n = self.slots[0], len(self.slots)
         if n == 1 and rack.dtype == left_GAM.dtype:
             rack[first].addmm_(left_GAM[0], right_GMB[0])
-        elif self._adjoining():
-            rack[first : first + n] += _product(left_GAM, right_GMB)
+        elif n == 1:
+            rack[first] += left_GAM[0] @ right_GMB[0]
+        elif self.adjoining:
+            rack[first : first + n] += left_GAM @ right_GMB
         else:
             index_G = torch.tensor(self.slots, device=rack.device)
             rack.index_add_(0, index_G, (left_GAM @ right_GMB).to(rack.dtype))
-
-    def _adjoining(self) -> bool:
-        return self.slots == tuple(range(self.slots[0], self.slots[0] + len(self.slots)))
 
 
 def _product(left_GAB: torch.Tensor, right_GBC: torch.Tensor) -> torch.Tensor:
@@ -177,7 +212,7 @@ def _runs(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]
 
 
 def _in_a_row(run: list[tuple[int, int, int]]) -> _Batch:
-    return _Batch(tuple(slot for slot, _, _ in run), run[0][2], run[0][1], None, None, None)
+    return _Batch(tuple(slot for slot, _, _ in run), run[0][2], run[0][1], None, None, None, True)
 
 
 def _alike(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
@@ -196,7 +231,9 @@ def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> _Batch:
     index_N = (start_G1 + places_GM).reshape(-1).masked_fill(padding_N, 0)
     slots = tuple(slot for slot, _, _ in groups)
     padding_N1 = padding_N[:, None].to(device) if padding_N.any() else None
-    return _Batch(slots, width, 0, index_N.to(device), padding_N1, (~padding_N).nonzero()[:, 0].to(device))
+    real_N = (~padding_N).nonzero()[:, 0].to(device)
+    adjoining = slots == tuple(range(slots[0], slots[0] + len(slots)))
+    return _Batch(slots, width, 0, index_N.to(device), padding_N1, real_N, adjoining)
 
 
 def _filled(groups: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
