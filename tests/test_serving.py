@@ -3,7 +3,7 @@
 import copy
 import random
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -168,6 +168,39 @@ def test_the_logprobs_told_are_those_of_the_trainer(exact_base: Base, adapters: 
             assert token.top[0][2] == pytest.approx(token.logprob)
 
 
+@pytest.fixture
+def spoilt_memory() -> Iterator[None]:
+    """Whatever is not written yet reads as NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("spoilt_memory")
+def test_what_memory_held_before_is_in_no_answer(exact_base: Base, adapters: dict[Hashable, Adapter]) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__, max_rows=6, max_waiting=99, step_tokens=40)
+    requests = some_requests([None, *adapters], 30, seed=7)
+    for request, heard in zip(requests, run(inference, requests), strict=True):
+        assert heard.ids == plainly(exact_base, adapters.get(request.adapter), request)
+
+
+def test_an_adapter_that_gives_nan_spoils_no_later_answer(
+    tiny_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    huge = replace(adapters["a0"], tensors={k: t * 1e30 for k, t in adapters["a0"].tensors.items()})
+    inference = Inference(Engine(tiny_base), {**adapters, "huge": huge}.__getitem__, max_rows=3)
+    run(inference, [Request(tuple(range(60)), adapter="huge", max_tokens=40) for _ in range(3)])
+    # A request that stays keeps the cache from being given back in between.
+    long = Request(tuple(range(70)), adapter="a1", max_tokens=60)
+    spoiling = Request(tuple(range(60)), adapter="huge", max_tokens=2)
+    short = Request((5, 6, 7), adapter="a2", max_tokens=20)
+    heard = run(inference, [long, spoiling, spoiling, short, short])
+    for request, listener in zip((long, short, short), (heard[0], *heard[3:]), strict=True):
+        assert listener.ids == plainly(tiny_base, adapters[str(request.adapter)], request)
+
+
 # --- beginnings -------------------------------------------------------------------------------
 
 
@@ -189,6 +222,26 @@ def test_a_conversation_goes_on_from_its_own_answer(exact_base: Base) -> None:
     second = Request((*first.ids, *answer, 1, 2), max_tokens=4)
     assert run(inference, [second])[0].ids == plainly(exact_base, None, second)
     assert inference.stats()["prefix_tokens_reused_total"] >= 20 + len(answer) - 1
+
+
+def test_requests_come_and_go_after_the_cache_has_grown_in_the_middle_of_an_answer(exact_base: Base) -> None:
+    exact_base.model.config.max_position_embeddings = 1024
+    inference = Inference(Engine(exact_base), lambda key: pytest.fail())
+    known = Request(tuple(range(30)), max_tokens=1)
+    run(inference, [known])
+    long = [Request(tuple(range(i, i + 250)), max_tokens=60) for i in range(3)]
+    heard = [Heard() for _ in long]
+    tickets = [inference.submit(request, listener) for request, listener in zip(long, heard, strict=True)]
+    while len(heard[0].ids) < 20:  # the room for 256 was too small
+        inference.step()
+    again = Heard()
+    inference.submit(known, again)  # a beginning is put into the grown cache
+    inference.step()
+    tickets[0].cancel()  # rows move in it
+    finish(inference, [*heard, again])
+    assert again.ids == plainly(exact_base, None, known)
+    for request, listener in list(zip(long, heard, strict=True))[1:]:
+        assert listener.ids == plainly(exact_base, None, request)
 
 
 def test_a_beginning_never_crosses_tenants_or_adapters(

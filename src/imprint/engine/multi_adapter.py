@@ -25,8 +25,10 @@ from imprint.engine.kernels.reference import Bundle
 from imprint.errors import BadInput, MissingPackage
 from imprint.types import Adapter
 
-SLOTS = 16
-"""Slots of a rack. Their memory is taken when they are first filled."""
+SLOTS = 64
+"""Slots of a rack. On a CPU their memory is taken when they are first filled."""
+TRAINING_SLOTS = 16
+"""At most so many where gradients need room too."""
 
 
 class _Alone(NamedTuple):
@@ -154,7 +156,8 @@ class Engine:
             racks = self._racks.setdefault((layout, trainable), [])
             rack = next((r for r in racks if not r.full), None)
             if rack is None:
-                rack = Rack(layout, self.slots, self.base, trainable=trainable)
+                slots = min(self.slots, TRAINING_SLOTS) if trainable else self.slots
+                rack = Rack(layout, slots, self.base, trainable=trainable)
                 racks.append(rack)
             return Seat(adapter, rack, rack.fill(adapter))
 

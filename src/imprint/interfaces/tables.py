@@ -17,6 +17,7 @@ from imprint.types import Report, Score, Version
 
 if TYPE_CHECKING:
     from imprint.evaluation.proof import Proof
+    from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
 
 SYSTEMS = {
@@ -124,6 +125,14 @@ def _score_cells(score: Score) -> tuple[str, str, str]:
     if score.unit == "share":
         return _share(score.value), _interval(score.low, score.high), str(score.n)
     return f"{score.value:.3g} {score.unit}", f"{score.low:.3g} to {score.high:.3g}", str(score.n)
+
+
+def key_list(keys: Sequence[Key]) -> Table:
+    """What is known of each key; the keys themselves are not."""
+    table = _table("id", "tenant", "created", justify="left")
+    for key in keys:
+        _row(table, key.id, key.tenant, _when(key.created_at))
+    return table
 
 
 # --- proofs -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from imprint.base import Base
 
 _FIRST_ROOM = 256
+_CLEARED_AT_ONCE = 256
 _LIKE_LENGTHS = 2.0
 """Rows being written are read together up to this many times their median length; longer ones alone."""
 
@@ -33,6 +34,22 @@ class Cache:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.room = 0
+        self._clear = [0] * rows
+        """How far each row may be read: beyond is what memory held before, or another request, be it NaN."""
+
+    def begin(self, row: int) -> None:
+        """The row is another request's now."""
+        self._clear[row] = 0
+
+    def clear(self, row: int, start: int, end: int) -> None:
+        """Zeros from place `start`, where the row's own tokens end, to `end`, so that it can be read masked:
+        a masked NaN would still be NaN, for its weight of zero does not make it zero."""
+        if end <= self._clear[row]:
+            return
+        start, end = max(start, self._clear[row]), min(self.room, -(-end // _CLEARED_AT_ONCE) * _CLEARED_AT_ONCE)
+        for held in (*self.keys, *self.values):
+            held[row, :, start:end] = 0
+        self._clear[row] = end
 
     def make_room(self, places: int, rows: int) -> None:
         """Room for so many tokens in each row; the first rows keep what they hold."""
@@ -58,6 +75,7 @@ class Cache:
         """Puts one row's first places into another row."""
         for held in (*self.keys, *self.values):
             held[target, :, :places] = held[source, :, :places]
+        self._clear[target] = places
 
     def read(self, row: int, places: int) -> torch.Tensor:
         """A copy of a row's first places: L 2 K S D."""
@@ -99,6 +117,8 @@ class StepLayout:
         limit = int(_LIKE_LENGTHS * lengths[len(lengths) // 2]) + 32 if writing else 0
         self._places = min(limit, lengths[-1]) if writing else 0
         self._long = [(w, place + 1) for w, (_, place) in enumerate(writing) if place >= self._places]
+        for w, (_, place) in enumerate(writing):
+            cache.clear(w, place, self._places)
         seen_WS = torch.arange(self._places, device=device) <= self._place_W[:, None]
         self._mask_W11S = torch.zeros(seen_WS.shape, dtype=dtype, device=device)
         self._mask_W11S = self._mask_W11S.masked_fill_(~seen_WS, float("-inf"))[:, None, None]

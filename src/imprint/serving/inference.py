@@ -144,9 +144,11 @@ class Inference:
             self._cache.give_back()
         return self._scheduler.plan()
 
+    @torch.inference_mode()  # all that touches the cache: what grew in a step can be written in that mode only
     def _begin(self, live: Live) -> None:
         """Takes over what is known of the prompt's beginning."""
         self._cache.make_room(len(live.ids) + 1, len(self._scheduler.running) - 1)
+        self._cache.begin(live.row)
         known_L2KSD = self._beginnings.find(_owner(live), live.ids)
         if known_L2KSD is not None:
             self._cache.write(live.row, known_L2KSD)
@@ -213,6 +215,7 @@ class Inference:
             kept = self._cache.read(live.row, len(live.request.ids))
             self._beginnings.keep(_owner(live), live.request.ids, kept)
 
+    @torch.inference_mode()
     def _end(self, live: Live, piece: Piece) -> None:
         if live.row >= 0:
             if piece.finish in ("stop", "length") and self._beginnings.wants(_owner(live), live.ids[: live.done]):

@@ -1,14 +1,16 @@
 """What a model's name means to a vLLM that serves our registry.
 
-Runs inside vLLM's process and environment. It needs nothing of torch; `Resolver` is the only door to vllm."""
+Runs inside vLLM's processes and environment, and is the only door to vllm. vLLM's own modules are imported where
+they are used, so that the launcher, whose environment has none, can import this file."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +44,8 @@ class Catalogue:
     """Name of the base model that it runs."""
     max_rank: int
     """Adapters of a larger rank do not fit into its memory."""
-    revisions: frozenset[str] = field(default_factory=frozenset)
-    """The base's content hashes, one for each precision; empty where they are not known."""
+    revision: str = ""
+    """The base's content hash; empty where it is not known."""
 
     def find(self, model: str) -> tuple[Version, Path]:
         """The version that 'handbook@3' names, or the latest of 'handbook' at this moment, and its folder.
@@ -67,10 +69,10 @@ class Catalogue:
                 f"{version} was taught on {version.base}, but this server runs {self.base}. Teach it again on "
                 "this base, or ask a server that runs that one."
             )
-        if revision and self.revisions and revision not in self.revisions:
+        if revision and self.revision and revision != self.revision:
             raise WrongBase(
-                f"{version} was taught on another model that is called {version.base} too ({revision}; here "
-                f"runs {' or '.join(sorted(self.revisions))}). Teach it again on this one."
+                f"{version} was taught on another model that is called {version.base} too ({revision}; "
+                f"here runs {self.revision}). Teach it again on this one."
             )
 
     def _refuse_unservable(self, version: Version, folder: Path) -> None:
@@ -115,8 +117,21 @@ class Resolver:
 def plug_in(catalogue: Catalogue) -> None:
     """Lets the vLLM of this process ask our registry."""
     from vllm.lora.resolver import LoRAResolverRegistry
+    from vllm.platforms import current_platform
 
     LoRAResolverRegistry.register_resolver("imprint", Resolver(catalogue))
+    if current_platform.is_cpu():
+        _keep_base_rows_bare()
+
+
+def skipping_base_rows(product: Callable[..., None]) -> Callable[..., None]:
+    """The same product with an adapter's matrix, which gives zero for rows that have no adapter (index -1)."""
+
+    @functools.wraps(product)
+    def skipping(inputs_BI: Any, weights: Any, outputs: Any, index_B: Any, *more: Any, **options: Any) -> None:
+        product(inputs_BI.masked_fill(index_B[:, None] < 0, 0), weights, outputs, index_B, *more, **options)
+
+    return skipping
 
 
 def fitting_rank(ranks: Sequence[int]) -> int:
@@ -135,6 +150,24 @@ def rank_of(folder: Path) -> int:
 
 
 # --- inside -----------------------------------------------------------------------------------
+
+
+def _keep_base_rows_bare() -> None:
+    """Mends vLLM's products for CPUs, which take index -1 for the last adapter in memory.
+
+    Seen in 0.32: asked at the same time as adapters, the base answered as one of them. Its kernels for GPUs
+    skip such rows. To go when vLLM has mended it (pull request 48421 of vllm-project/vllm)."""
+    try:
+        from vllm.lora.ops import torch_ops
+        from vllm.lora.ops.torch_ops import lora_ops
+        from vllm.lora.punica_wrapper import punica_cpu
+
+        for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
+            mended = skipping_base_rows(getattr(lora_ops, name))
+            for module in (lora_ops, torch_ops, punica_cpu):  # each holds the function under this name
+                setattr(module, name, mended)
+    except (ImportError, AttributeError) as error:
+        log.warning("This vLLM's CPU products are not where imprint looks; see docs/vllm.md: %s", error)
 
 
 def _own_name(base: str) -> str:

@@ -152,7 +152,7 @@ class _Batch:
 
     def scale(self, low_GRM: torch.Tensor, scale_S: torch.Tensor) -> None:
         """Scales in place."""
-        low_GRM *= scale_S[self.slots[0]] if len(self.slots) == 1 else self.of(scale_S, low_GRM.dtype)[:, None, None]
+        low_GRM *= self.of(scale_S, low_GRM.dtype)[:, None, None]
 
     def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
         """Adds a product to the groups' rows."""
