@@ -5,6 +5,7 @@ Shape key: B rows, T tokens, V vocabulary."""
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class LocalWriter:
                 tokens_BT[b, : len(row)] = torch.tensor(row)
             tokens_BT = tokens_BT.to(self.base.device.torch)
             with self.base.turns.take():
-                hidden_BTD = self.base.model.model(input_ids=tokens_BT, past_key_values=cache).last_hidden_state
+                hidden_BTD = self.base.model.model(input_ids=tokens_BT, **self._with(cache)).last_hidden_state
                 for b, i in enumerate(batch):
                     end = len(rows[b])
                     start = end - len(tails[i])
@@ -132,7 +133,7 @@ class LocalWriter:
                     input_ids=tokens_BT,
                     attention_mask=mask_BT,
                     position_ids=position_BT,
-                    past_key_values=cache,
+                    **self._with(cache),
                     use_cache=True,
                 )
                 # A contiguous matrix: with a strided one PyTorch copies the whole vocabulary for every row.
@@ -164,6 +165,11 @@ class LocalWriter:
                 row.add(token, value, self.base)
         return taken[:, None]
 
+    def _with(self, cache: Cache) -> dict[str, Cache]:
+        """The cache under the name that this transformers gives it: 'cache' since 5.24."""
+        known = inspect.signature(self.base.model.model.forward).parameters
+        return {"cache" if "cache" in known else "past_key_values": cache}
+
     def _cache(self, shared: list[int], rows: int) -> Cache:
         """Keys and values of the shared beginning, once for each row."""
         cache = Cache(layer_class_to_replicate=_RoomyLayer)
@@ -173,7 +179,7 @@ class LocalWriter:
             made = Cache(layer_class_to_replicate=_RoomyLayer)
             tokens_1T = torch.tensor([shared], device=self.base.device.torch)
             with self.base.turns.take():
-                self.base.model.model(input_ids=tokens_1T, past_key_values=made, use_cache=True)
+                self.base.model.model(input_ids=tokens_1T, **self._with(made), use_cache=True)
             self._shared = (tuple(shared), made)
         for i, layer in enumerate(self._shared[1].layers):
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
