@@ -11,7 +11,7 @@ from collections.abc import Iterator
 class Turns:
     """One computes at a time. Who answers a person goes first, but nobody waits for ever."""
 
-    def __init__(self, patience_s: float = 1.0, linger_s: float = 0.05) -> None:
+    def __init__(self, patience_s: float = 0.2, linger_s: float = 0.05) -> None:
         """`patience_s`: how long others may compute urgently after each patient turn, or as long as that turn took
         where it took longer. `linger_s`: how long after an urgent turn the next one of that work is waited for."""
         self.patience_s, self.linger_s = patience_s, linger_s

@@ -125,7 +125,7 @@ def teach(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A TOML file instead of PATHs: a section [[teach]] for each adapter, with path, as, and where "
+            help="A TOML file instead of PATHs: a section \\[\\[teach]] for each adapter, with path, as, and where "
             "wanted budget, recipe, seed and questions. What is said here too is said for those without their own.",
         ),
     ] = None,
@@ -149,8 +149,7 @@ def teach(
     """Teach documents to a new version of an adapter, and publish it.
 
     The budget decides how much is taught; the plan is told before anything is spent. Several adapters are
-    trained at once, in shared passes over one base model, which takes less time than one after another; the
-    budget is each one's own. A run that was stopped or killed goes on where it stopped when you give the same
+    trained side by side, in shared passes over one base model; the budget is each one's own. A run that was stopped or killed goes on where it stopped when you give the same
     command again. Prints the versions.
     """
     from imprint.interfaces.progress import watching
