@@ -3,6 +3,7 @@
 import copy
 import random
 import threading
+from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from imprint.errors import BadInput, Overloaded
 from imprint.serving.cache import Beginnings
 from imprint.serving.inference import Inference
 from imprint.serving.requests import Piece, Request
+from imprint.serving.scheduler import Live
 from imprint.serving.speech import Speech, token_bytes
 from imprint.types import Adapter
 from test_engine import strong
@@ -353,6 +355,36 @@ def test_a_server_in_a_thread_answers_many_at_once(exact_base: Base, adapters: d
         assert inference.stats()["running"] == 0
     finally:
         inference.close()
+
+
+def test_requests_may_come_while_a_step_is_planned(
+    exact_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__)
+    request = Request((1, 2), adapter="a0", max_tokens=2)
+    late = [Heard() for _ in range(8)]
+    coming: list[threading.Thread] = []
+
+    class Watched(deque[Live]):
+        """A queue into which another thread puts a request whenever somebody is looking through it."""
+
+        def __iter__(self) -> Iterator[Live]:
+            for i, live in enumerate(super().__iter__()):
+                if i == 0 and len(coming) < len(late):
+                    thread = threading.Thread(target=inference.submit, args=(request, late[len(coming)]))
+                    coming.append(thread)
+                    thread.start()
+                    thread.join(0.1)  # where the queue is locked, it has to wait
+                yield live
+
+    inference._scheduler.waiting = Watched()
+    while len(coming) < len(late):
+        run(inference, [request])
+    for thread in coming:
+        thread.join()
+    finish(inference, late)
+    expected = plainly(exact_base, adapters["a0"], request)
+    assert all(listener.ids == expected for listener in late)
 
 
 def test_closing_tells_those_who_wait(exact_base: Base) -> None:

@@ -137,7 +137,7 @@ class Inference:
             live.tell(Piece(finish="cancelled") if error is None else Piece(finish="error", error=str(error)))
         for live in [r for r in self._scheduler.running if r.cancelled]:
             self._end(live, Piece(finish="cancelled"))
-        self._shelf.seat([live for live in self._scheduler.waiting if not live.ready])
+        self._shelf.seat(self._scheduler.unready())
         for live in self._scheduler.admit():
             self._begin(live)
         if not self._scheduler.running:

@@ -121,6 +121,11 @@ class Scheduler:
                 self.waiting.remove(live)
         return out
 
+    def unready(self) -> list[Live]:
+        """The waiting requests whose adapter is not known to be in memory; more may come meanwhile."""
+        with self._changed:
+            return [live for live in self.waiting if not live.ready]
+
     def admit(self) -> list[Live]:
         """Moves requests whose adapter is in memory from the queue to free rows; returns those moved."""
         moved: list[Live] = []
