@@ -18,6 +18,7 @@ from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.service import Service
 from imprint.training.sft import Job, train
+from imprint.turns import Turns
 from imprint.types import Adapter
 from test_parity import through_peft
 from test_training import FACTS, same
@@ -203,6 +204,21 @@ def test_jobs_that_share_passes_end_with_the_adapters_they_get_alone(exact_base:
         expected = alone.submit(job)
         alone.run_all()
         assert close(ticket.result().adapter, expected.result().adapter)
+
+
+def test_passes_are_brief_while_somebody_waits_for_answers(tiny_base: Base) -> None:
+    base = replace(tiny_base, turns=Turns())
+    passes = []
+    for hurried in (False, True):
+        service = Service(Engine(base))
+        tickets = [service.submit(job) for job in jobs(base)]
+        while not all(ticket.ended for ticket in tickets):
+            if hurried:
+                with base.turns.take(urgent=True):
+                    pass
+            service.run_pass()
+        passes.append(service.passes)
+    assert passes[1] > passes[0]
 
 
 def test_jobs_join_and_leave_while_others_go_on(exact_base: Base) -> None:

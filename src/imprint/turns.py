@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ class Turns:
         # Time computed since the last patient turn, and not time waited: where patient turns are long, all who wait
         # for them would have lost their patience at once.
         self._urgent_s, self._allowed_s = 0.0, patience_s
-        self._urgent_at = -linger_s
+        self._urgent_at = -math.inf
 
     @contextlib.contextmanager
     def take(self, *, urgent: bool = False) -> Iterator[None]:
@@ -55,6 +56,10 @@ class Turns:
                 self._changed.wait(timeout=self.linger_s)
         finally:
             self._patient -= 1
+
+    def hurried(self, within_s: float = 5.0) -> bool:
+        """Whether somebody computes urgently these seconds: then patient work does well to take short turns."""
+        return self._urgent > 0 or time.monotonic() - self._urgent_at < within_s
 
     @property
     def _out_of_patience(self) -> bool:

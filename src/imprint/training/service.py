@@ -23,6 +23,8 @@ from imprint.types import content_hash
 
 PASS_TOKENS = 1024
 """Larger passes gain nothing on CPUs and cost memory (docs/log.md)."""
+BRIEF_PASS_TOKENS = 128
+"""While somebody waits for answers from the same base: a pass of 1,024 tokens takes seconds on a CPU."""
 
 
 class Ticket:
@@ -133,7 +135,8 @@ class Service:
         with self._changed:
             runs = list(self._runs)
         share: list[tuple[_Run, list[PassRow]]] = []
-        room = self.pass_tokens
+        hurried = self.engine.base.turns.hurried()
+        room = min(self.pass_tokens, BRIEF_PASS_TOKENS) if hurried else self.pass_tokens
         for run in runs:
             if share and run.first_block != share[0][0].first_block:
                 continue
