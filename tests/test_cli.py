@@ -520,7 +520,6 @@ def test_adapters_that_train_together_each_have_a_line_and_a_bar() -> None:
     assert [line.split(" · ")[0] for line in out.getvalue().splitlines()] == [
         "Training", "  10/50 a steps", "  9/50 b steps", "  11/50 b steps", "  11/50 a steps",
     ]  # fmt: skip
-    last = screen.getvalue().splitlines()[-2:]
     shown = [line for line in screen.getvalue().splitlines() if "steps" in line][-2:]
     assert ["a steps" in shown[0], "b steps" in shown[1]] == [True, True]
 

@@ -14,6 +14,7 @@ from imprint.base import Base
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, Trunk, forward_backward, logprobs
 from imprint.errors import BadInput, Cancelled, Diverged, WrongBase
+from imprint.training import service as service_module
 from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.service import Service
@@ -166,6 +167,20 @@ def test_gradients_with_a_kept_trunk_are_those_without(exact_base: Base, spec: L
             torch.testing.assert_close(seat.grads_P, gradient, atol=1e-11, rtol=1e-9)
 
 
+@pytest.mark.parametrize("length", [6, 60])
+def test_gradients_in_bfloat16_are_near_those_in_float32(tiny_base: Base, length: int) -> None:
+    brief = replace(
+        tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16(), device=replace(tiny_base.device, dtype=torch.bfloat16)
+    )
+    found = []
+    for base in (tiny_base, brief):
+        engine = Engine(base)
+        seat = engine.load(strong(tiny_base, LoRA(rank=4), seed=1), trainable=True)
+        forward_backward(engine, [PassRow(seat, tuple(range(5, 5 + length)), (True,) * length)])
+        found.append(seat.grads_P.float())
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
+
+
 def test_an_adapter_that_is_not_finite_is_refused(tiny_base: Base) -> None:
     adapter = LoRA(rank=2).fresh(tiny_base, seed=0)
     next(iter(adapter.tensors.values()))[0, 0] = math.nan
@@ -206,7 +221,10 @@ def test_jobs_that_share_passes_end_with_the_adapters_they_get_alone(exact_base:
         assert close(ticket.result().adapter, expected.result().adapter)
 
 
-def test_passes_are_brief_while_somebody_waits_for_answers(tiny_base: Base) -> None:
+def test_passes_are_brief_while_somebody_waits_for_answers(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "BRIEF_PASS_TOKENS", 20)
     base = replace(tiny_base, turns=Turns())
     passes = []
     for hurried in (False, True):

@@ -343,6 +343,8 @@ def test_a_wrong_key_is_an_authentication_error(server: Server) -> None:
 def test_health_is_open_and_tells_nothing_else(server: Server) -> None:
     answer = httpx.get(f"{server.address}/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    server.host.inference.close()
+    assert httpx.get(f"{server.address}/health").status_code == 503
 
 
 def test_a_revoked_key_opens_nothing_any_more(server: Server) -> None:

@@ -387,6 +387,37 @@ def test_requests_may_come_while_a_step_is_planned(
     assert all(listener.ids == expected for listener in late)
 
 
+def test_memory_that_runs_out_ends_who_runs_and_not_the_server(
+    exact_base: Base, adapters: dict[Hashable, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__)
+    make_room, left = inference._cache.make_room, [3]
+
+    def fails_once(places: int, rows: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError("no room")
+        make_room(places, rows)
+
+    monkeypatch.setattr(inference._cache, "make_room", fails_once)
+    request = Request((1, 2, 3), adapter="a0", max_tokens=4)
+    heard = [Heard() for _ in range(3)]
+    for listener in heard:
+        inference.submit(request, listener)
+    assert not inference.alive
+    inference.start()
+    try:
+        assert all(listener.over.wait(30) for listener in heard)
+        assert {listener.finish for listener in heard} == {"error"}
+        last = Heard()
+        inference.submit(request, last)
+        assert last.over.wait(30)
+        assert last.ids == plainly(exact_base, adapters["a0"], request)
+        assert inference.alive
+    finally:
+        inference.close()
+
+
 def test_closing_tells_those_who_wait(exact_base: Base) -> None:
     inference = Inference(Engine(exact_base), {}.__getitem__)
     heard = Heard()

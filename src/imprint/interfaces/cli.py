@@ -149,8 +149,8 @@ def teach(
     """Teach documents to a new version of an adapter, and publish it.
 
     The budget decides how much is taught; the plan is told before anything is spent. Several adapters are
-    trained side by side, in shared passes over one base model; the budget is each one's own. A run that was stopped or killed goes on where it stopped when you give the same
-    command again. Prints the versions.
+    trained side by side, in shared passes over one base model; the budget is each one's own. A run that was
+    stopped or killed goes on where it stopped when you give the same command again. Prints the versions.
     """
     from imprint.interfaces.progress import watching
 

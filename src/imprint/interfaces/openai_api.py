@@ -95,6 +95,8 @@ class _Routes:
         return router
 
     async def health(self) -> dict[str, str]:
+        if not self.host.inference.alive:
+            raise ApiError(503, "The server does not answer any more. Start it again.", type="server_error")
         return {"status": "ok"}
 
     async def tell_metrics(self) -> Response:

@@ -7,6 +7,7 @@ Shape key: N tokens of a step, W rows whose next token is due, V vocabulary."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +25,8 @@ from imprint.serving.requests import Listener, Piece, Request, Token
 from imprint.serving.scheduler import Live, Scheduler, Share, Ticket
 from imprint.serving.speech import Speech, token_bytes
 from imprint.types import Adapter
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 MAX_WAITING = 1024
@@ -99,6 +102,11 @@ class Inference:
         self._shelf.fetch(live)
         return ticket
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that answers is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
     def stats(self) -> dict[str, float]:
         """Counters since the start (`_total`) and what is going on now."""
         now = {
@@ -114,8 +122,23 @@ class Inference:
 
     def _work(self) -> None:
         while not self._closing:
-            if not self.step():
+            try:
+                busy = self.step()
+            except Exception as error:  # whatever it was, who asks next must be answered
+                log.exception("A step could not be planned.")
+                self._drop_all(error)
+                busy = True
+            if not busy:
                 self._scheduler.wait(lambda: self._closing)
+
+    def _drop_all(self, error: Exception) -> None:
+        """Ends every running request and begins with an empty cache; who waits goes on waiting."""
+        dropped = list(self._scheduler.running)
+        for live in dropped:
+            self._scheduler.leave(live)
+            self._shelf.release(live)
+            live.tell(Piece(finish="error", error=f"{type(error).__name__}: {error}"))
+        self._cache.give_back()
 
     def step(self) -> bool:
         """Schedules, runs and emits once; False where there is nothing to do."""

@@ -87,10 +87,10 @@ def add_one_update(
 ) -> torch.Tensor:
     """What add_update does, for rows that all belong to one adapter: plain products, on any device.
 
-    Returns scale * down x' (R, N)."""
-    low_RN = down_RI @ x_NI.mT
+    The factors may be more exact than the rows: then all products are. Returns scale * down x' (R, N)."""
+    low_RN = down_RI @ x_NI.to(down_RI.dtype).mT
     low_RN *= scale
-    y_NO.addmm_(low_RN.mT, up_OR.mT)
+    _add_product(y_NO, low_RN.mT, up_OR.mT)
     return low_RN
 
 
@@ -106,16 +106,20 @@ def add_one_gradient(
     grad_up_OR: torch.Tensor,
 ) -> None:
     """What add_gradients does, for rows that all belong to one adapter."""
-    grad_low_RN = up_OR.mT @ grad_NO.mT
+    x_NI, exact_NO = x_NI.to(down_RI.dtype), grad_NO.to(down_RI.dtype)
+    grad_low_RN = up_OR.mT @ exact_NO.mT
     grad_low_RN *= scale
-    if grad_down_RI.dtype == x_NI.dtype:
-        grad_down_RI.addmm_(grad_low_RN, x_NI)
-        grad_up_OR.mT.addmm_(low_RN, grad_NO)
-    else:
-        grad_down_RI += grad_low_RN @ x_NI
-        grad_up_OR.mT.add_(low_RN @ grad_NO)
+    _add_product(grad_down_RI, grad_low_RN, x_NI)
+    _add_product(grad_up_OR.mT, low_RN, exact_NO)
     if grad_x_NI is not None:
-        grad_x_NI.addmm_(grad_low_RN.mT, down_RI)
+        _add_product(grad_x_NI, grad_low_RN.mT, down_RI)
+
+
+def _add_product(sum_AC: torch.Tensor, left_AB: torch.Tensor, right_BC: torch.Tensor) -> None:
+    if sum_AC.dtype == left_AB.dtype:
+        sum_AC.addmm_(left_AB, right_BC)
+    else:
+        sum_AC.add_(left_AB @ right_BC)
 
 
 @dataclass(frozen=True, slots=True)
