@@ -157,14 +157,14 @@ def test_gradients_with_a_kept_trunk_are_those_without(exact_base: Base, spec: L
     rows = some_rows(list(seats))
     plain = forward_backward(engine, rows)
     expected = gradients(seats)
-    trunk = Trunk(exact_base, seats[0].rack.layout.first_block)
-    for size_bytes in (4 << 30, 4 << 30, 20_000):  # the second time from memory; then without room for all
-        trunk.size_bytes = size_bytes
+    roomy, tight = (Trunk(exact_base, seats[0].rack.layout.first_block, size_bytes=n) for n in (4 << 30, 20_000))
+    for trunk in (roomy, roomy, tight, tight):  # the second time from memory; the tight one lets some go
         for seat in seats:
             seat.grads_P.zero_()
         assert forward_backward(engine, rows, trunk) == pytest.approx(plain, abs=1e-9)
         for seat, gradient in zip(seats, expected, strict=True):
             torch.testing.assert_close(seat.grads_P, gradient, atol=1e-11, rtol=1e-9)
+    assert len(tight._kept) < len(roomy._kept)
 
 
 @pytest.mark.parametrize("length", [6, 60])
@@ -252,6 +252,57 @@ def test_jobs_join_and_leave_while_others_go_on(exact_base: Base) -> None:
         tickets[1].result()
     assert close(tickets[0].result().adapter, alone(exact_base, first))
     assert close(tickets[2].result().adapter, alone(exact_base, later[1]))
+
+
+def test_a_kept_trunk_serves_rows_that_repeat_beside_adapters_of_all_layers(exact_base: Base) -> None:
+    rows = token_rows(FACTS, exact_base, max_tokens=64)
+    Engine(exact_base).load(strong(exact_base, LoRA(rank=2), seed=9))  # from here on every layer listens
+    service = Service(Engine(exact_base))
+    tickets = [
+        service.submit(Job(LoRA(rank=4, top_layers=1), [*rows, *rows], 300, 5e-3, size, seed=0)) for size in (500, 60)
+    ]
+    service.run_all()
+    assert all(math.isfinite(ticket.result().last_loss) for ticket in tickets)
+
+
+def test_a_pass_that_fails_ends_only_who_fails_alone(exact_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(Engine(exact_base))
+    good, bad = jobs(exact_base)[0], replace(jobs(exact_base)[0], spec=LoRA(rank=2))
+    tickets = [service.submit(good), service.submit(bad)]
+    shared_pass = service_module.shared_pass
+
+    def fails(engine: Engine, rows: list[PassRow], trunk: Trunk | None) -> list[float]:
+        losses = shared_pass(engine, rows, trunk)
+        if any(row.seat is not None and row.seat.adapter.spec["rank"] == 2 for row in rows):
+            raise MemoryError("no room")
+        return losses
+
+    monkeypatch.setattr(service_module, "shared_pass", fails)
+    service.run_all()
+    with pytest.raises(MemoryError):
+        tickets[1].result()
+    monkeypatch.undo()
+    assert close(tickets[0].result().adapter, alone(exact_base, good))
+
+
+def test_a_closed_service_takes_no_job(exact_base: Base) -> None:
+    service = Service(Engine(exact_base))
+    service.close()
+    with pytest.raises(Cancelled):
+        service.submit(jobs(exact_base)[0])
+
+
+def test_a_rack_that_nobody_uses_is_given_back(exact_base: Base) -> None:
+    engine = Engine(exact_base, slots=2)
+    seats = [engine.load(strong(exact_base, LoRA(rank=3), seed=i)) for i in range(3)]
+    for seat in seats:
+        engine.unload(seat)
+    assert not any(engine._racks.values())
+
+
+def test_an_adapter_outside_of_the_blocks_is_refused(exact_base: Base) -> None:
+    with pytest.raises(BadInput, match="lm_head"):
+        Engine(exact_base).load(LoRA(rank=2, targets=("lm_head",)).fresh(exact_base, seed=0))
 
 
 def test_a_job_that_diverges_ends_alone(exact_base: Base) -> None:

@@ -203,6 +203,32 @@ def test_an_adapter_that_gives_nan_spoils_no_later_answer(
         assert listener.ids == plainly(tiny_base, adapters[str(request.adapter)], request)
 
 
+def test_an_adapter_that_overflows_is_an_error_for_its_asker_alone(
+    tiny_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    huge = replace(adapters["a0"], tensors={k: t * 1e30 for k, t in adapters["a0"].tensors.items()})
+    inference = Inference(Engine(tiny_base), {**adapters, "huge": huge}.__getitem__)
+    warm = {"max_tokens": 5, "temperature": 1.0, "top_logprobs": 2}
+    heard = run(inference, [Request((1, 2), adapter=name, **warm) for name in ("a1", "huge", "a2")])
+    assert [listener.finish for listener in heard] == ["length", "error", "length"]
+
+
+def test_the_coldest_answer_is_the_likeliest(exact_base: Base, adapters: dict[Hashable, Adapter]) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__)
+    cold = Request((1, 2, 3), adapter="a0", max_tokens=6, temperature=1e-40)
+    (heard,) = run(inference, [cold])
+    assert heard.ids == plainly(exact_base, adapters["a0"], cold)
+
+
+def test_what_nobody_waits_for_any_more_is_not_kept(exact_base: Base, adapters: dict[Hashable, Adapter]) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__)
+    for name in adapters:
+        inference.submit(Request((1, 2), adapter=name), Heard()).cancel()
+    inference._shelf._fetcher.submit(lambda: None).result()  # all were read
+    inference.step()
+    assert not inference._shelf._fetched and not inference._shelf._asked
+
+
 # --- beginnings -------------------------------------------------------------------------------
 
 

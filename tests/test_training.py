@@ -261,6 +261,12 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny_base: Base, tmp_path: Pa
         train(Engine(tiny_base), job(tiny_base, lr=1e-4), checkpoint=tmp_path / "checkpoint")
 
 
+def test_a_checkpoint_of_another_scale_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+    train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(StaleRun, match="other training settings"):
+        train(Engine(tiny_base), job(tiny_base, spec=LoRA(rank=4, alpha=800)), checkpoint=tmp_path / "checkpoint")
+
+
 def test_a_checkpoint_of_another_rank_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     train(Engine(tiny_base), job(tiny_base), checkpoint=tmp_path / "checkpoint")
     with pytest.raises(StaleRun):

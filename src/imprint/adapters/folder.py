@@ -40,6 +40,9 @@ def read(folder: Path) -> Adapter:
             f"{folder} holds an adapter of PEFT's kind {config.get('peft_type')} with options that imprint "
             "does not serve yet. Plain LoRA adapters can be imported."
         )
+    for option in ("rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
+        if config.get(option):
+            raise BadInput(f"{folder} holds a LoRA adapter with PEFT's {option}, which imprint does not serve yet.")
     spec = {
         "kind": "lora",
         "rank": int(config["r"]),

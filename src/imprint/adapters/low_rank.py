@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from imprint.base import Base
-from imprint.errors import BadSetting, WrongBase
+from imprint.errors import BadInput, BadSetting, WrongBase
 from imprint.types import Adapter
 
 _PEFT_PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -149,6 +149,10 @@ def layout_of(base: Base, adapter: Adapter) -> Layout:
                 f"The adapter's tensors are made for {down_RI.shape[1]} inputs and {up_OR.shape[0]} outputs; "
                 f"this base's layer has {layer.in_features} and {layer.out_features}."
             )
+        if not any(part.isdigit() for part in name.split(".")):
+            raise BadInput(f"The adapter changes {name}, which is outside of the base's blocks. Teach it without.")
+        if not down_RI.shape[0] == up_OR.shape[1] == adapter.spec["rank"]:
+            raise BadInput(f"The adapter's rank is {adapter.spec['rank']}, but its tensors at {name} have another.")
         shapes.append((name, int(down_RI.shape[1]), int(up_OR.shape[0])))
     if 2 * len(shapes) != len(adapter.tensors):
         raise WrongBase(f"The adapter has tensors for layers that {base.name} does not have.")

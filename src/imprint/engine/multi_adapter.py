@@ -53,7 +53,7 @@ class Rack:
         self.values_SP = torch.empty(slots, layout.size, dtype=kept, device=device)
         self.used_SP = self.values_SP if kept == dtype else torch.empty_like(self.values_SP, dtype=dtype)
         self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
-        self.scale_S = torch.zeros(slots, dtype=dtype, device=device)
+        self.scale_S = torch.zeros(slots, dtype=torch.promote_types(torch.float32, dtype), device=device)
         self.scales = [0.0] * slots
         self._free = list(range(slots))[::-1]
         self._used = {n: layout.views(n, self.used_SP) for n in layout.layers}
@@ -67,15 +67,19 @@ class Rack:
     def full(self) -> bool:
         return not self._free
 
+    @property
+    def unused(self) -> bool:
+        return len(self._free) == len(self.scales)
+
     def fill(self, adapter: Adapter) -> int:
         """Puts an adapter into the lowest empty slot, and says which."""
         slot = min(self._free)
-        self._free.remove(slot)
         self.layout.write(adapter.tensors, self.values_SP[slot])
         self.scale_S[slot] = self.scales[slot] = self.layout.scale(adapter)
         self.refresh(slot)
         if self.grads_SP is not None:
             self.grads_SP[slot].zero_()
+        self._free.remove(slot)
         return slot
 
     def empty(self, slot: int) -> None:
@@ -167,9 +171,11 @@ class Engine:
             return Seat(adapter, rack, rack.fill(adapter))
 
     def unload(self, seat: Seat) -> None:
-        """Frees the adapter's slot; the base is as it was."""
+        """Frees the adapter's slot, and the memory of a rack that nobody uses; the base is as it was."""
         with self._lock:
             seat.rack.empty(seat.slot)
+            if seat.rack.unused:
+                self._racks[seat.rack.layout, seat.rack.trainable].remove(seat.rack)
 
     @contextlib.contextmanager
     def attached(self, adapter: Adapter, *, trainable: bool = False) -> Iterator[Seat]:
@@ -247,8 +253,9 @@ class _Mixed:
         ]
 
     def parts(self, layer: str, rows: int) -> list[_Part]:
-        assert rows == self.rows, "a pass has as many rows as its routing"
-        return [p for p in self._parts if layer in p.rack.layout.layers]
+        parts = [p for p in self._parts if layer in p.rack.layout.layers]
+        assert not parts or rows == self.rows, "a pass has as many rows as its routing"
+        return parts
 
 
 _Routing = _Uniform | _Mixed

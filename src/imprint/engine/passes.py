@@ -45,9 +45,12 @@ def forward_backward(engine: Engine, rows: Sequence[PassRow], trunk: Trunk | Non
     gradients only: look at the losses before taking a step."""
     order = sorted(range(len(rows)), key=lambda i: (_place(rows[i].seat), len(rows[i].ids), i))
     placed = [rows[i] for i in order]
+    ids = [row.ids for row in placed]
+    given_ND = None if trunk is None else trunk.give(ids)
+    blocks = engine.base.model.model if trunk is None else trunk.upper
     with engine.routed([(row.seat, len(row.ids)) for row in placed]):
-        hidden_ND = _hidden(engine.base, [row.ids for row in placed], trunk)
-    found = _targets(placed, engine.base.device.torch)
+        hidden_ND = _run(engine.base, blocks, ids, given_ND)
+    found = _targets(placed, engine.base)
     nats_L = _Nats.apply(
         hidden_ND.index_select(0, found.at_L), engine.base.model.lm_head.weight, found.token_L, found.weight_L
     )
@@ -63,8 +66,8 @@ def forward_backward(engine: Engine, rows: Sequence[PassRow], trunk: Trunk | Non
 def logprobs(engine: Engine, rows: Sequence[PassRow]) -> list[torch.Tensor]:
     """Natural-log probability of each token to be learnt, row by row, as a pass of training sees it."""
     with engine.routed([(row.seat, len(row.ids)) for row in rows]):
-        hidden_ND = _hidden(engine.base, [row.ids for row in rows], None)
-    found = _targets(rows, engine.base.device.torch)
+        hidden_ND = _run(engine.base, engine.base.model.model, [row.ids for row in rows], None)
+    found = _targets(rows, engine.base)
     nats_L = _Nats.apply(
         hidden_ND.index_select(0, found.at_L), engine.base.model.lm_head.weight, found.token_L, found.weight_L
     )
@@ -111,12 +114,6 @@ class Trunk:
             self._bytes -= oldest.nbytes
 
 
-def _hidden(base: Base, rows: Sequence[tuple[int, ...]], trunk: Trunk | None) -> torch.Tensor:
-    if trunk is None:
-        return _run(base, base.model.model, rows, None)
-    return _run(base, trunk.upper, rows, trunk.give(rows))
-
-
 def _run(base: Base, blocks: Any, rows: Sequence[tuple[int, ...]], given_ND: torch.Tensor | None) -> torch.Tensor:
     """The last hidden states of rows that stand one after another: N D."""
     device = base.device.torch
@@ -155,7 +152,8 @@ class _Targets:
     row_L: torch.Tensor
 
 
-def _targets(rows: Sequence[PassRow], device: torch.device) -> _Targets:
+def _targets(rows: Sequence[PassRow], base: Base) -> _Targets:
+    device, exact = base.device.torch, torch.promote_types(torch.float32, base.model.dtype)
     at: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
@@ -171,7 +169,7 @@ def _targets(rows: Sequence[PassRow], device: torch.device) -> _Targets:
     return _Targets(
         torch.tensor(at, device=device, dtype=torch.long),
         torch.tensor(tokens, device=device, dtype=torch.long),
-        torch.tensor(weights, device=device, dtype=torch.float64),
+        torch.tensor(weights, device=device, dtype=exact),
         torch.tensor(owners, dtype=torch.long),
     )
 

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from imprint.base import Base
 
-_FIRST_ROOM = 256
+_FIRST_ROOM, _FIRST_ROWS = 256, 4
 _CLEARED_AT_ONCE = 256
 _LIKE_LENGTHS = 2.0
 """Rows being written are read together up to this many times their median length; longer ones alone."""
@@ -33,7 +33,7 @@ class Cache:
         self._shape = (rows, heads, width)
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
-        self.room = 0
+        self.room = self.rows = 0
         self._clear = [0] * rows
         """How far each row may be read: beyond is what memory held before, or another request, be it NaN."""
 
@@ -52,24 +52,23 @@ class Cache:
         self._clear[row] = end
 
     def make_room(self, places: int, rows: int) -> None:
-        """Room for so many tokens in each row; the first rows keep what they hold."""
-        if places <= self.room:
+        """Room for so many tokens in each of so many rows; they keep what they hold."""
+        if places <= self.room and rows <= self.rows:
             return
-        new = max(places, 2 * self.room, _FIRST_ROOM)
-        for held in (self.keys, self.values):
-            for layer in range(self.layers):
-                B, K, D = self._shape
-                larger = torch.empty(B, K, new, D, **self._like)
-                if self.room:
-                    larger[:rows, :, : self.room] = held[layer][:rows]
-                    held[layer] = larger
-                else:
-                    held.append(larger)
-        self.room = new
+        B, K, D = self._shape
+        new_room = self.room if places <= self.room else max(places, 2 * self.room, _FIRST_ROOM)
+        new_rows = self.rows if rows <= self.rows else min(B, max(rows, 2 * self.rows, _FIRST_ROWS))
+        # Only when all is made is anything replaced: where memory runs out, what there is stays whole.
+        keys, values = (
+            [torch.empty(new_rows, K, new_room, D, **self._like) for _ in range(self.layers)] for _ in range(2)
+        )
+        for old, new in zip((*self.keys, *self.values), (*keys, *values), strict=False):
+            new[: self.rows, :, : self.room] = old
+        self.keys, self.values, self.room, self.rows = keys, values, new_room, new_rows
 
     def give_back(self) -> None:
         """Frees the memory; for when no request runs."""
-        self.keys, self.values, self.room = [], [], 0
+        self.keys, self.values, self.room, self.rows = [], [], 0, 0
 
     def move(self, source: int, target: int, places: int) -> None:
         """Puts one row's first places into another row."""

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -100,6 +100,7 @@ class Inference:
         ticket = self._scheduler.add(live)
         self._counts["requests"] += 1
         self._shelf.fetch(live)
+        self._scheduler.wake()
         return ticket
 
     @property
@@ -160,7 +161,9 @@ class Inference:
             live.tell(Piece(finish="cancelled") if error is None else Piece(finish="error", error=str(error)))
         for live in [r for r in self._scheduler.running if r.cancelled]:
             self._end(live, Piece(finish="cancelled"))
-        self._shelf.seat(self._scheduler.unready())
+        unready = self._scheduler.unready()
+        self._shelf.forget(unready)
+        self._shelf.seat(unready)
         for live in self._scheduler.admit():
             self._begin(live)
         if not self._scheduler.running:
@@ -170,7 +173,7 @@ class Inference:
     @torch.inference_mode()  # all that touches the cache: what grew in a step can be written in that mode only
     def _begin(self, live: Live) -> None:
         """Takes over what is known of the prompt's beginning."""
-        self._cache.make_room(len(live.ids) + 1, len(self._scheduler.running) - 1)
+        self._cache.make_room(len(live.ids) + 1, len(self._scheduler.running))
         self._cache.begin(live.row)
         known_L2KSD = self._beginnings.find(_owner(live), live.ids)
         if known_L2KSD is not None:
@@ -221,6 +224,10 @@ class Inference:
         drawn = _draw(logits_WV, [live.state for live in due])
         pieces: list[tuple[Live, Piece]] = []
         for live, token in zip(due, drawn, strict=True):
+            if token is None:
+                told = "The adapter's numbers are not finite: no next token can be told. Teach it again."
+                pieces.append((live, Piece(finish="error", error=told)))
+                continue
             self._remember(live)
             piece = live.state.take(token, self.engine.base)
             live.ids.append(token.token)
@@ -284,22 +291,26 @@ class _Drawn:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def _draw(logits_WV: torch.Tensor, answers: Sequence[_Writing]) -> list[_Drawn]:
-    """The next token of each answer, from its own random numbers; with the model's own log-probabilities."""
+def _draw(logits_WV: torch.Tensor, answers: Sequence[_Writing]) -> list[_Drawn | None]:
+    """The next token of each answer, from its own random numbers; with the model's own log-probabilities.
+
+    None where they are not finite: an adapter that overflows is its own asker's trouble."""
     if not answers:
         return []
     total_W = logits_WV.logsumexp(1)
     taken_W = logits_WV.argmax(1)
+    sound = total_W.isfinite().tolist()
     for w, answer in enumerate(answers):
-        if answer.random is not None:
+        if answer.random is not None and sound[w]:
             taken_W[w] = _sample(logits_WV[w], answer.request, answer.random)
     logprob_W = logits_WV.gather(1, taken_W[:, None])[:, 0] - total_W
-    drawn = [_Drawn(token, logprob) for token, logprob in zip(taken_W.tolist(), logprob_W.tolist(), strict=True)]
-    for w, answer in enumerate(answers):
-        if answer.request.top_logprobs:
-            best = logits_WV[w].topk(answer.request.top_logprobs)
-            pairs = zip(best.indices.tolist(), (best.values - total_W[w]).tolist(), strict=True)
-            drawn[w] = replace(drawn[w], top=tuple(pairs))
+    drawn: list[_Drawn | None] = []
+    for w, (token, logprob) in enumerate(zip(taken_W.tolist(), logprob_W.tolist(), strict=True)):
+        top: tuple[tuple[int, float], ...] = ()
+        if sound[w] and answers[w].request.top_logprobs:
+            best = logits_WV[w].topk(answers[w].request.top_logprobs)
+            top = tuple(zip(best.indices.tolist(), (best.values - total_W[w]).tolist(), strict=True))
+        drawn.append(_Drawn(token, logprob, top) if sound[w] else None)
     return drawn
 
 
@@ -310,7 +321,8 @@ def _shown(base: Base, token: int) -> tuple[str, bytes]:
 
 def _sample(logits_V: torch.Tensor, request: Request, random: torch.Generator) -> torch.Tensor:
     """One token of the fewest that hold top_p of the probability (Holtzman et al. 2019, arXiv 1904.09751)."""
-    weights_V = (logits_V.cpu() / request.temperature).softmax(0)
+    logits_V = logits_V.cpu().double()
+    weights_V = ((logits_V - logits_V.max()) / request.temperature).softmax(0)
     if request.top_p < 1:
         ordered_V, order_V = weights_V.sort(descending=True)
         beyond_V = ordered_V.cumsum(0) - ordered_V >= request.top_p
@@ -356,10 +368,17 @@ class _Shelf:
         key = live.request.adapter
         with self._lock:
             if key is None or key in self._held or key in self._asked:
-                self._wake()
                 return
             self._asked.add(key)
         self._fetcher.submit(self._fetch, key)
+
+    def forget(self, waiting: Sequence[Live]) -> None:
+        """Lets go what was fetched for requests that went away meanwhile."""
+        wanted = {live.request.adapter for live in waiting}
+        with self._lock:
+            for key in [key for key in self._fetched if key not in wanted]:
+                del self._fetched[key]
+                self._asked.discard(key)
 
     def seat(self, waiting: Sequence[Live]) -> None:
         """Gives waiting requests their adapters, as far as there is room. In the serving thread only."""

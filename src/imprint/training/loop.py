@@ -63,6 +63,7 @@ class Loop:
         self.last_loss = float("nan")
         self.step_number = 0
         self._gathered = 0.0
+        self._stepping = False
         self._flat_P = nn.Parameter(seat.values_P)
         self._flat_P.grad = seat.grads_P
         self._optimizer = torch.optim.AdamW(
@@ -99,11 +100,13 @@ class Loop:
         self._optimizer.param_groups[0]["lr"] = rate
         if norm > self.settings.clip_norm:
             self.seat.grads_P.mul_(self.settings.clip_norm / (norm + 1e-6))
+        self._stepping = True
         self._optimizer.step()
         self.seat.refresh()
         self.last_loss = self._gathered
         self.drop()
         self.step_number += 1
+        self._stepping = False
         return rate
 
     def drop(self) -> None:
@@ -114,7 +117,10 @@ class Loop:
     def save(self, folder: Path) -> None:
         """Writes a checkpoint that resume() continues from exactly.
 
-        Written beside its place, synced, then renamed, so that a kill leaves the old one or the new one."""
+        Written beside its place, synced, then renamed, so that a kill leaves the old one or the new one. After an
+        interruption in the middle of a step nothing is written: the old one stands."""
+        if self._stepping:
+            return
         making = folder.with_name(folder.name + ".making")
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
@@ -158,7 +164,10 @@ class Loop:
 
     def _identity(self) -> dict[str, Any]:
         shapes = {name: list(p.shape) for name, p in self.seat.tensors(self.seat.values_P).items()}
-        return {"settings": asdict(self.settings), "data": self.data, "shapes": shapes}
+        adapter = self.seat.adapter
+        spec = json.loads(json.dumps(adapter.spec))  # as a file gives it back
+        settings = asdict(self.settings)
+        return {"settings": settings, "data": self.data, "shapes": shapes, "spec": spec, "base": adapter.revision}
 
     def _moments(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         moments = {key: torch.empty_like(self.seat.values_P) for key in ("exp_avg", "exp_avg_sq")}

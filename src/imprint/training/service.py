@@ -5,6 +5,7 @@ for it. Adapters join and leave between steps; one that diverges or is cancelled
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from imprint.training.batches import Row
 from imprint.training.loop import Loop, Settings, learnt_tokens
 from imprint.training.sft import Job, Progress, Trained, schedule_of, size
 from imprint.types import content_hash
+
+log = logging.getLogger(__name__)
 
 PASS_TOKENS = 1024
 """Larger passes gain nothing on CPUs and cost memory (docs/log.md)."""
@@ -65,6 +68,7 @@ class Service:
         """`every_s`: seconds between two checkpoints of a job."""
         self.engine, self.pass_tokens, self.every_s = engine, pass_tokens, every_s
         self.passes = 0
+        self._one_by_one = 0
         self._runs: deque[_Run] = deque()
         self._trunks: dict[int, Trunk] = {}
         self._changed = threading.Condition()
@@ -74,7 +78,9 @@ class Service:
     def submit(self, job: Job, *, checkpoint: Path | None = None, progress: Progress | None = None) -> Ticket:
         """Hands in a job; it joins the next pass. Goes on from the checkpoint, if there is one.
 
-        Raises BadSetting, WrongBase or StaleRun at once."""
+        Raises BadSetting, WrongBase or StaleRun at once, and Cancelled where the service was closed."""
+        if self._closing:
+            raise Cancelled("The training service was stopped; no job can be handed in.")
         run = _Run(self.engine, job, checkpoint, progress)
         with self._changed:
             self._runs.append(run)
@@ -99,7 +105,11 @@ class Service:
         trunk = self._trunk(share[0][0].first_block)
         rows = [row for _, part in share for row in part]
         with self.engine.base.turns.take():
-            losses = shared_pass(self.engine, rows, trunk)
+            try:
+                losses = shared_pass(self.engine, rows, trunk)
+            except Exception as error:  # memory that ran out, say
+                self._fail([run for run, _ in share], error)
+                return True
             self.passes += 1
             for run, part in share:
                 run.gather(part, losses[: len(part)])
@@ -121,12 +131,19 @@ class Service:
         if self._thread is not None:
             self._thread.join()
         for run in list(self._runs):
-            run.keep()
+            self._keep(run)
             self._leave(run, None, Cancelled("The training was stopped; it goes on from its checkpoint."))
 
     def _work(self) -> None:
         while not self._closing:
-            if not self.run_pass():
+            try:
+                busy = self.run_pass()
+            except Exception as error:  # whatever it was, jobs that come later must be done
+                log.exception("A pass could not be made.")
+                for run in list(self._runs):
+                    self._leave(run, None, error)
+                busy = True
+            if not busy:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing or bool(self._runs), timeout=1.0)
 
@@ -137,7 +154,8 @@ class Service:
         share: list[tuple[_Run, list[PassRow]]] = []
         hurried = self.engine.base.turns.hurried()
         room = min(self.pass_tokens, BRIEF_PASS_TOKENS) if hurried else self.pass_tokens
-        for run in runs:
+        alone, self._one_by_one = self._one_by_one > 0, max(0, self._one_by_one - 1)
+        for run in runs[:1] if alone else runs:
             if share and run.first_block != share[0][0].first_block:
                 continue
             part = run.next_rows(room, alone=not share)
@@ -149,6 +167,22 @@ class Service:
                 self._runs.remove(run)
                 self._runs.append(run)
         return share
+
+    def _fail(self, runs: list[_Run], error: Exception) -> None:
+        """A pass did not come to its end: those who shared it begin their step again, each alone; who was alone
+        in it ends."""
+        if len(runs) == 1:
+            self._leave(runs[0], None, error)
+            return
+        for run in runs:
+            run.begin_step_again()
+        self._one_by_one = len(runs)
+
+    def _keep(self, run: _Run) -> None:
+        try:
+            run.keep()
+        except OSError:
+            log.exception("A checkpoint could not be written; the one before it stands.")
 
     def _take_step(self, run: _Run) -> None:
         try:
@@ -162,15 +196,15 @@ class Service:
         for run in [r for r in list(self._runs) if r.done]:
             self._leave(run, run.trained(), None)
         for run in [r for r in list(self._runs) if r.ticket.cancelled]:
-            run.keep()
+            self._keep(run)
             self._leave(run, None, Cancelled("The job was cancelled."))
 
     def _leave(self, run: _Run, trained: Trained | None, error: BaseException | None) -> None:
         with self._changed:
             self._runs.remove(run)
+            if all(r.first_block != run.first_block for r in self._runs):
+                self._trunks.pop(run.first_block, None)
         self.engine.unload(run.loop.seat)
-        if all(r.first_block != run.first_block for r in self._runs):
-            self._trunks.pop(run.first_block, None)
         run.ticket._end(trained, error)
 
     def _trunk(self, blocks: int) -> Trunk | None:
@@ -219,6 +253,10 @@ class _Run:
             taken.append(self._step.rows.pop())
             room -= len(taken[-1].ids)
         return self.loop.pass_rows(taken, self._step.share)
+
+    def begin_step_again(self) -> None:
+        self.loop.drop()
+        self._next_step()
 
     def gather(self, rows: Sequence[PassRow], losses: Sequence[float]) -> None:
         self.loop.gather(sum(losses) * self._step.share)

@@ -156,7 +156,7 @@ class _Batch:
 
     def scale(self, low_GRM: torch.Tensor, scale_S: torch.Tensor) -> None:
         """Scales in place."""
-        low_GRM *= self.of(scale_S, low_GRM.dtype)[:, None, None]
+        low_GRM *= self.of(scale_S, scale_S.dtype)[:, None, None]
 
     def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
         """Adds a product to the groups' rows."""
