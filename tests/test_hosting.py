@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from imprint.base import Base
+from imprint.documents import archives
 from imprint.errors import BadInput, BadName, BadSetting, NoSuchAdapter, NotFound, TooLarge, WrongBase
 from imprint.hosting.host import Host, Settings
 from imprint.hosting.jobs import Job
@@ -238,6 +239,21 @@ def test_an_archive_that_grows_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         unpack(lying, tmp_path, max_bytes=1000)
     assert [p.name for p in tmp_path.iterdir()] == ["content"]
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_unpack_all_at_once_are_not_opened(packing: int, tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", packing) as made:
+        made.writestr("x.md", b"\0" * 10**6)
+    with pytest.raises(BadInput, match="another way than deflate"):
+        unpack(out.getvalue(), tmp_path)
+
+
+def test_an_endless_list_of_files_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_DIRECTORY_BYTES", 1000)
+    with pytest.raises(BadInput, match="list of files is too long"):
+        unpack(archive(**{f"{i}.md": b"" for i in range(50)}), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04nothing", b"no archive at all"])

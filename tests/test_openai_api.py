@@ -340,10 +340,10 @@ def test_a_wrong_key_is_an_authentication_error(server: Server) -> None:
         server.client(key="imp-wrong").models.list()
 
 
-def test_health_is_open_and_tells_nothing_else(server: Server) -> None:
+def test_health_is_open_and_tells_nothing_else(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = httpx.get(f"{server.address}/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-    server.host.inference.close()
+    monkeypatch.setattr(type(server.host.inference), "alive", False)
     assert httpx.get(f"{server.address}/health").status_code == 503
 
 
@@ -387,6 +387,40 @@ def test_a_tenant_cannot_tell_anothers_things_from_nothing(server: Server, clien
         assert len(set(told(call, mine, nothing))) == 1
     assert client.files.content(file.id).read() == KESTREL
     client.files.delete(file.id)
+
+
+def test_an_id_never_leads_out_of_its_folder(server: Server) -> None:
+    home = server.host.tenants.home("local")
+    planted = {"file.json": {"name": "x", "bytes": 1, "purpose": "p", "created_at": 1}, "job.json": {}}
+    for name, record in planted.items():
+        (home / name).write_text(json.dumps(record))
+    (home / "content").write_text("secret")
+    with server.http() as http:
+        for path in ("files/%2e%2e", "files/%2e%2e/content", "fine_tuning/jobs/%2e%2e", "fine_tuning/jobs/%2e%2e/events"):
+            assert http.get(f"/v1/{path}").status_code == 404, path
+
+
+def test_a_list_of_a_million_wrong_things_is_one_error(server: Server) -> None:
+    with server.http() as http:
+        for body in ({"messages": [0] * 5000}, {"prompt": [None] * 5000}):
+            path = "chat/completions" if "messages" in body else "completions"
+            answer = http.post(f"/v1/{path}", json={"model": "tiny", **body})
+            assert (answer.status_code, len(answer.content) < 1000) == (400, True)
+
+
+@pytest.mark.parametrize("body", [{"prompt": "\ud800"}, {"prompt": "a", "stop": "b" * 501}, {"prompt": ["a"] * 1000}])
+def test_what_would_be_slow_or_cannot_be_text_is_refused(body: dict[str, Any], server: Server) -> None:
+    with server.http() as http:
+        sent = json.dumps({"model": "tiny", **body})
+        answer = http.post("/v1/completions", content=sent, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, answer.text
+
+
+def test_invented_methods_are_counted_as_one(server: Server) -> None:
+    with server.http() as http:
+        for i in range(3):
+            http.request(f"EVIL{i}", "/v1/models")
+        assert "EVIL" not in http.get("/metrics").text
 
 
 @pytest.mark.parametrize("id", ["..", "%2e%2e", "..%2f..%2fregistry.db", "x%00y", "uploads", "a" * 3000])

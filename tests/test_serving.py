@@ -444,6 +444,15 @@ def test_memory_that_runs_out_ends_who_runs_and_not_the_server(
         inference.close()
 
 
+def test_one_tenant_leaves_half_of_the_queue_to_others(exact_base: Base) -> None:
+    inference = Inference(Engine(exact_base), {}.__getitem__, max_waiting=4)
+    for _ in range(2):
+        inference.submit(Request((1, 2), tenant="anna"), Heard())
+    with pytest.raises(Overloaded):
+        inference.submit(Request((1, 2), tenant="anna"), Heard())
+    inference.submit(Request((1, 2), tenant="ben"), Heard())
+
+
 def test_closing_tells_those_who_wait(exact_base: Base) -> None:
     inference = Inference(Engine(exact_base), {}.__getitem__)
     heard = Heard()

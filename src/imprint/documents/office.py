@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.sax import ContentHandler, SAXParseException
 
+from imprint.documents.archives import open_archive
 from imprint.documents.reading import Reading, iso_date, one_line, plain_heading, row, sane_title
 from imprint.errors import DocumentError
 
@@ -32,7 +33,7 @@ def check_archive(data: bytes, source: str) -> None:
         reason = "it is locked with a password, or of the old Office format. Save it unlocked as .docx."
         raise DocumentError(source, reason)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with open_archive(io.BytesIO(data)) as archive:
             _check_size(archive, len(data), source)
             for part in archive.infolist():
                 if part.filename.endswith((".xml", ".rels")):

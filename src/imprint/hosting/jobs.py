@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -96,6 +97,14 @@ class Jobs:
 
     def folder(self, id: str) -> Path:
         return self._found(id)
+
+    def clear(self, id: str) -> None:
+        """Removes what was taught and asked; what is known of the job stays."""
+        for entry in self._found(id).iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name not in (_RECORD, _EVENTS):
+                entry.unlink(missing_ok=True)
 
     def tell(
         self, id: str, text: str, *, at: float, level: str = "info", measured: Mapping[str, Any] | None = None

@@ -16,10 +16,10 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imprint.documents.archives import open_archive
 from imprint.documents.kinds import kind_of
 from imprint.documents.reading import is_binary
 from imprint.errors import BadInput, TooLarge
@@ -87,7 +87,7 @@ class _Gathering:
     def unpack(self, name: str, file: Path) -> None:
         """Takes what we read of an archive."""
         try:
-            with closing(zipfile.ZipFile(file)) as archive:
+            with open(file, "rb") as stream, open_archive(stream) as archive:
                 members = _members(name, archive.infolist())
                 if sum(m.file_size for m in members) > self.room:
                     raise _too_large(name)

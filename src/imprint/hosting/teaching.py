@@ -71,6 +71,8 @@ class Teaching:
         self._max_unpacked_bytes, self._longest_s = max_unpacked_bytes, longest_s
         self._waiting: list[tuple[str, str]] = []
         self._running: set[tuple[str, str]] = set()
+        self._adapters: dict[str, str] = {}
+        """By job: the name of the adapter that it makes."""
         self._unwanted: set[str] = set()
         self._served: dict[str, int] = {}
         self._change = threading.Condition()
@@ -94,6 +96,7 @@ class Teaching:
                 self._end(self._tenants.jobs(tenant), job, "cancelled", "The job was cancelled.")
             else:
                 self._tenants.jobs(tenant).keep(replace(job, status="queued"))
+                self._adapters[job.id] = job.name
                 self._waiting.append((tenant, job.id))
         self._service.start()
         for thread in self._threads:
@@ -138,6 +141,7 @@ class Teaching:
                 raise Overloaded(f"You have {MAX_WAITING} jobs waiting. Send this one when some have ended.")
             jobs.keep(job)
             jobs.tell(job.id, "The job was queued.", at=self._clock())
+            self._adapters[job.id] = job.name
             self._waiting.append((tenant, job.id))
             self._change.notify_all()
         return job
@@ -179,14 +183,19 @@ class Teaching:
     def _next(self) -> tuple[str, str] | None:
         """The oldest job of the tenant whose last job began longest ago; None when it is time to stop."""
         with self._change:
-            self._change.wait_for(lambda: self._stopping or self._waiting)
+            self._change.wait_for(lambda: self._stopping or self._ready())
             if self._stopping:
                 return None
-            taken = min(self._waiting, key=lambda item: self._served.get(item[0], 0))
+            taken = min(self._ready(), key=lambda item: self._served.get(item[0], 0))
             self._waiting.remove(taken)
             self._running.add(taken)
             self._served[taken[0]] = 1 + max(self._served.values(), default=0)
             return taken
+
+    def _ready(self) -> list[tuple[str, str]]:
+        """Waiting jobs that may run now: two of one adapter would work in the same run folder."""
+        busy = {(tenant, self._adapters[id]) for tenant, id in self._running}
+        return [(tenant, id) for tenant, id in self._waiting if (tenant, self._adapters[id]) not in busy]
 
     def _do(self, tenant: str, id: str) -> None:
         jobs = self._tenants.jobs(tenant)
@@ -207,7 +216,6 @@ class Teaching:
             self._end(jobs, job, "failed", "Something went wrong on the server; its log says what.")
         else:
             self._end(jobs, done, "succeeded", f"Published {done.version}.")
-        shutil.rmtree(folder, ignore_errors=True)
 
     def _teach(self, tenant: str, job: Job, jobs: Jobs, folder: Path) -> Job:
         """The job as it is when its adapter is published."""
@@ -263,9 +271,11 @@ class Teaching:
         with self._change:
             self._unwanted.discard(job.id)
             jobs.tell(job.id, text, at=self._clock(), level="error" if failed else "info")
-            return jobs.keep(
+            ended = jobs.keep(
                 replace(job, status=status, finished_at=int(self._clock()), error=text if failed else "")
             )
+        jobs.clear(job.id)
+        return ended
 
     def _name(self, wish: Wish, files: Sequence[Upload]) -> str:
         """The adapter's name: as wished, or from the first file's."""

@@ -20,6 +20,7 @@ from imprint.interfaces.metrics import Metrics
 from imprint.interfaces.openai_shapes import ApiError
 
 TENANT = "imprint.tenant"
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Where a request's scope says whose it is."""
 _FORM_BYTES = 64 * 1024
 """What a form needs around its file."""
@@ -84,8 +85,9 @@ class Gate:
             await self._admit(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "-")
-            self._metrics.requests.labels(scope["method"], route, status).inc()
-            self._metrics.seconds.labels(scope["method"], route).observe(self._clock() - began)
+            method = scope["method"] if scope["method"] in _METHODS else "other"  # strangers may invent any word
+            self._metrics.requests.labels(method, route, status).inc()
+            self._metrics.seconds.labels(method, route).observe(self._clock() - began)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -168,7 +168,7 @@ class CompletionShape:
         return None
 
     def chunk(self, index: int, piece: Piece, said: Choice) -> dict[str, Any]:
-        probable = self._told(piece.tokens, sum(len(t.text) for t in said.tokens))
+        probable = self._told(piece.tokens, sum(len(t.text) for t in said.tokens) if self._logprobs else 0)
         return {"index": index, "text": piece.text, "logprobs": probable, "finish_reason": piece.finish}
 
     def _told(self, tokens: Sequence[Token], offset: int) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ from imprint.interfaces.openai_shapes import (
     CompletionRequest,
     Sampling,
     api_error,
+    check_text,
     model_shape,
 )
 from imprint.serving.requests import Piece, Request
@@ -130,6 +131,7 @@ class _Routes:
 
     async def complete(self, tenant: Tenant, asked: CompletionRequest, http: HttpRequest) -> Response:
         model = await to_thread(self.host.model, tenant, asked.model)
+        self._check_number(asked, len(asked.prompts))
         prompts = [await to_thread(self._prompt_ids, prompt) for prompt in asked.prompts]
         most = asked.max_tokens or COMPLETION_TOKENS
         for ids in prompts:
@@ -170,6 +172,7 @@ class _Routes:
 
     def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
+            check_text(prompt, "prompt")
             return self.host.prompt_ids([Turn("text", prompt)])
         known = self.host.vocabulary
         if not all(0 <= id < known for id in prompt):
@@ -191,6 +194,12 @@ class _Routes:
             raise ApiError(400, told, param=param, code="context_length_exceeded")
         return room
 
+    def _check_number(self, asked: Sampling, prompts: int) -> None:
+        answers = (asked.n or 1) * prompts
+        if not 0 < answers <= self.limits.choices:
+            told = f"Ask for 1 to {self.limits.choices} answers at once; these are {answers}."
+            raise ApiError(400, told, param="n")
+
     def _requests(
         self,
         tenant: str,
@@ -201,10 +210,8 @@ class _Routes:
         top_logprobs: int,
     ) -> list[Request]:
         """One for each choice, prompt after prompt. Choices of one prompt differ by their seed alone."""
+        self._check_number(asked, len(prompts))
         n = asked.n or 1
-        if not 0 < n * len(prompts) <= self.limits.choices:
-            told = f"Ask for 1 to {self.limits.choices} answers at once; these are {n * len(prompts)}."
-            raise ApiError(400, told, param="n")
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         return [
             Request(

@@ -6,9 +6,9 @@ is taken, and one that says nothing to a model (who the user is) is passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from imprint.errors import (
     BadInput,
@@ -26,7 +26,7 @@ from imprint.hosting.uploads import Upload
 from imprint.pipeline import DEFAULT_BUDGET
 from imprint.types import Turn
 
-MAX_STOPS = 4
+MAX_STOPS, MAX_STOP_LETTERS = 4, 500
 
 _PASSED_OVER = frozenset(
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_options "
@@ -98,6 +98,16 @@ def api_error(error: ImprintError) -> ApiError:
 # --- what is asked ----------------------------------------------------------------------------
 
 
+class _AtFirstError(FailFast):
+    """A list with a million wrong elements is one error, not a million."""
+
+    __hash__ = object.__hash__  # a union keeps its parts in a set
+
+
+Texts = Annotated[list[str], _AtFirstError()]
+Ids = Annotated[list[int], _AtFirstError()]
+
+
 class _Asked(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -113,6 +123,12 @@ class _Asked(BaseModel):
         return self
 
 
+def check_text(text: str, param: str) -> None:
+    """Refuses half a character: JSON can spell it, and nothing else can."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ApiError(400, "The text holds half a character (a lone surrogate).", param=param)
+
+
 class StreamOptions(BaseModel):
     include_usage: bool = False
 
@@ -121,20 +137,21 @@ class Sampling(_Asked):
     """What chats and completions have in common."""
 
     model: str = Field(max_length=500)
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = Field(None, ge=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Texts | None = None
     max_tokens: int | None = Field(None, ge=1)
 
     @property
     def stops(self) -> tuple[str, ...]:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(stops) > MAX_STOPS or not all(stops):
-            raise ApiError(400, f"'stop' takes up to {MAX_STOPS} texts, none of them empty.", param="stop")
+        if len(stops) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_LETTERS for stop in stops):
+            told = f"'stop' takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_LETTERS} characters."
+            raise ApiError(400, told, param="stop")
         return stops
 
     @property
@@ -149,10 +166,11 @@ class Part(BaseModel):
 
 class Message(BaseModel):
     role: str
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], _AtFirstError()] | None = None
 
     def turn(self, place: int) -> Turn:
         """The message as a turn; `place` is named where it cannot be one."""
+        check_text(self.role, f"messages[{place}].role")
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant"):
             told = f"Messages may come from system, developer, user or assistant; messages[{place}] has '{role}'."
@@ -162,11 +180,12 @@ class Message(BaseModel):
             if part.type != "text" or part.text is None:
                 told = f"Only text is understood here; messages[{place}] holds a part of type '{part.type}'."
                 raise ApiError(400, told, param=f"messages[{place}].content", code="unsupported_value")
+            check_text(part.text, f"messages[{place}].content")
         return Turn(role, "".join(part.text or "" for part in parts))
 
 
 class ChatRequest(Sampling):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], _AtFirstError()] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -177,7 +196,7 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | Annotated[list[Ids], _AtFirstError()]
     logprobs: int | None = Field(None, ge=0, le=5)
 
     @property

@@ -19,7 +19,7 @@ import torch
 from imprint import attention
 from imprint.base import Base
 from imprint.engine import Engine, Seat
-from imprint.errors import BadInput
+from imprint.errors import BadInput, ImprintError
 from imprint.serving.cache import Beginnings, Cache, PromptPart, StepLayout
 from imprint.serving.requests import Listener, Piece, Request, Token
 from imprint.serving.scheduler import Live, Scheduler, Share, Ticket
@@ -28,6 +28,7 @@ from imprint.types import Adapter
 
 log = logging.getLogger(__name__)
 
+_UNFORESEEN = "Something went wrong on the server; its log says what."
 MAX_ROWS = 64
 MAX_WAITING = 1024
 MAX_ADAPTERS = 64
@@ -125,20 +126,20 @@ class Inference:
         while not self._closing:
             try:
                 busy = self.step()
-            except Exception as error:  # whatever it was, who asks next must be answered
+            except Exception:  # whatever it was, who asks next must be answered
                 log.exception("A step could not be planned.")
-                self._drop_all(error)
+                self._drop_all()
                 busy = True
             if not busy:
                 self._scheduler.wait(lambda: self._closing)
 
-    def _drop_all(self, error: Exception) -> None:
+    def _drop_all(self) -> None:
         """Ends every running request and begins with an empty cache; who waits goes on waiting."""
         dropped = list(self._scheduler.running)
         for live in dropped:
             self._scheduler.leave(live)
             self._shelf.release(live)
-            live.tell(Piece(finish="error", error=f"{type(error).__name__}: {error}"))
+            live.tell(Piece(finish="error", error=_UNFORESEEN))
         self._cache.give_back()
 
     def step(self) -> bool:
@@ -149,16 +150,19 @@ class Inference:
         try:
             logits_WV, due = self._run(shares)
             self._emit(shares, logits_WV, due)
-        except Exception as error:  # memory that ran out, say: those in the step are told, the others go on
+        except Exception:  # memory that ran out, say: those in the step are told, the others go on
+            log.exception("A step failed.")
             for live in {share.live: None for share in shares}:
-                self._end(live, Piece(finish="error", error=f"{type(error).__name__}: {error}"))
+                self._end(live, Piece(finish="error", error=_UNFORESEEN))
         return True
 
     def _schedule(self) -> list[Share]:
         for live in self._scheduler.gone():
             error = live.problem
             self._shelf.release(live)
-            live.tell(Piece(finish="cancelled") if error is None else Piece(finish="error", error=str(error)))
+            # What others than we raise may name paths of this machine.
+            told = str(error) if isinstance(error, ImprintError) else _UNFORESEEN
+            live.tell(Piece(finish="cancelled") if error is None else Piece(finish="error", error=told))
         for live in [r for r in self._scheduler.running if r.cancelled]:
             self._end(live, Piece(finish="cancelled"))
         unready = self._scheduler.unready()
@@ -431,6 +435,8 @@ class _Shelf:
                 raise found
             seat = self._engine.load(found)
         except Exception as error:
+            if not isinstance(error, ImprintError):
+                log.error("The adapter %s cannot be loaded.", key, exc_info=error)
             live.problem = error
             return None
         self.loads += 1

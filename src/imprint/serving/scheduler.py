@@ -98,6 +98,10 @@ class Scheduler:
                 raise Overloaded(
                     f"{len(self.waiting)} requests wait already, as many as may. Send this one again in a moment."
                 )
+            # One tenant may fill half of the queue, so that the others find room.
+            tenant = live.request.tenant
+            if tenant and 2 * sum(other.request.tenant == tenant for other in self.waiting) >= self.max_waiting:
+                raise Overloaded("Too many of your requests wait already. Send this one again in a moment.")
             self.waiting.append(live)
         return Ticket(live, self.wake)
 

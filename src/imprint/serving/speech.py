@@ -48,7 +48,8 @@ class Speech:
         if marks:
             self.stopped = True
             return min(marks)
-        held = max((_overlap(self._said, mark) for mark in self._stop), default=0)
+        # What is shown already cannot be held back.
+        held = max((_overlap(self._said[self._shown :], mark) for mark in self._stop), default=0)
         return len(self._said) - held
 
     def _show(self, end: int) -> str:
