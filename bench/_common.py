@@ -18,10 +18,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imprint.base import Base
+    from imprint.types import Adapter
 
 Row = dict[str, Any]
 
@@ -206,6 +210,29 @@ def bootstrap(values: Sequence[float], of: str, *, seed: int = 0, draws: int = 1
     picks = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
     low, high = np.percentile(getattr(np, of)(data[picks], axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+# --- bases and adapters -----------------------------------------------------------------------
+
+
+def strong_adapter(base: Base, rank: int, seed: int) -> Adapter:
+    """An adapter whose B is not zero, so that every one answers otherwise; as large as a taught one."""
+    import torch
+
+    from imprint.adapters.low_rank import LoRA
+
+    draw = torch.Generator().manual_seed(seed)
+    fresh = LoRA(rank=rank).fresh(base, seed=seed)
+    noise = {k: 0.01 * torch.randn(t.shape, generator=draw) for k, t in fresh.tensors.items()}
+    return replace(fresh, tensors={k: t + noise[k] for k, t in fresh.tensors.items()})
+
+
+def general_ids(base: Base) -> list[int]:
+    """The general text that comes along, in tokens."""
+    from importlib import resources
+
+    text = resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
+    return list(base.tokenizer.encode(text, add_special_tokens=False))
 
 
 # --- rows -------------------------------------------------------------------------------------

@@ -14,15 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from _common import general_ids
+
 if TYPE_CHECKING:
     from imprint.base import Base
     from imprint.serving.requests import Piece, Request
-    from imprint.types import Adapter
 
 NOW = "2025-06-01T12:00:00+00:00"
 """When versions were published and keys made, as far as their records tell."""
@@ -42,24 +43,9 @@ def endless(base: Base) -> Base:
     return Endless(**{f.name: getattr(base, f.name) for f in fields(base)})
 
 
-def strong_adapter(base: Base, rank: int, seed: int) -> Adapter:
-    """An adapter whose B is not zero, so that every one answers otherwise; as large as a taught one."""
-    import torch
-
-    from imprint.adapters.low_rank import LoRA
-
-    draw = torch.Generator().manual_seed(seed)
-    fresh = LoRA(rank=rank).fresh(base, seed=seed)
-    noise = {k: 0.01 * torch.randn(t.shape, generator=draw) for k, t in fresh.tensors.items()}
-    return replace(fresh, tensors={k: t + noise[k] for k, t in fresh.tensors.items()})
-
-
 def prompts(base: Base, n: int, tokens: int) -> list[tuple[int, ...]]:
     """Stretches of general text, each another one, of half to one and a half times so many tokens."""
-    from importlib import resources
-
-    text = resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
-    ids = base.tokenizer.encode(text, add_special_tokens=False)
+    ids = general_ids(base)
     starts = [i * 97 % (len(ids) - 2 * tokens) for i in range(n)]
     lengths = [max(1, tokens // 2 + i * 7 % (tokens + 1)) for i in range(n)]
     return [tuple(ids[start : start + length]) for start, length in zip(starts, lengths, strict=True)]

@@ -158,7 +158,7 @@ def texts(named: Sequence[Path] | None) -> list[Path]:
 def adapter_of(base: Base, options: argparse.Namespace) -> Adapter:
     """The adapter that was named, or one of its size."""
     if options.adapter is None:
-        return _serving.strong_adapter(base, options.rank, 0)
+        return _common.strong_adapter(base, options.rank, 0)
     from imprint import pipeline
     from imprint.adapters import folder
 

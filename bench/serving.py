@@ -37,8 +37,20 @@ from typing import TYPE_CHECKING, Any
 
 import _common
 import _serving
-from _common import Results, Row, as_row, base_folder, base_name, commit, machine, parser, ratio_of, say
-from _serving import Answer, Server, in_rounds, prompts, publish, serving, strong_adapter
+from _common import (
+    Results,
+    Row,
+    as_row,
+    base_folder,
+    base_name,
+    commit,
+    machine,
+    parser,
+    ratio_of,
+    say,
+    strong_adapter,
+)
+from _serving import Answer, Server, in_rounds, prompts, publish, serving
 
 if TYPE_CHECKING:
     from imprint.base import Base

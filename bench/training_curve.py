@@ -18,13 +18,27 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-from _common import Results, Row, as_row, base_folder, base_name, commit, in_turns, machine, parser, ratio_of, say
+from _common import (
+    Results,
+    Row,
+    as_row,
+    base_folder,
+    base_name,
+    commit,
+    general_ids,
+    in_turns,
+    machine,
+    parser,
+    ratio_of,
+    say,
+    strong_adapter,
+)
 
 if TYPE_CHECKING:
     from imprint.base import Base
@@ -105,7 +119,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def measured(cell: Cell, base: Base, options: argparse.Namespace) -> Row:
     """One cell: the losses compared, then both timed in turns."""
-    adapters = list(strong_adapters(base, cell.rank, cell.adapters))
+    adapters = [strong_adapter(base, cell.rank, seed) for seed in range(cell.adapters)]
     rows = token_rows(base, cell.adapters, cell.tokens_per_adapter)
     n_theirs = cell.measured_on(options.peft_adapters)
     ours = Batched(base, adapters, rows, options.pass_tokens)
@@ -133,25 +147,9 @@ def measured(cell: Cell, base: Base, options: argparse.Namespace) -> Row:
     }
 
 
-def strong_adapters(base: Base, rank: int, n: int) -> Iterator[Adapter]:
-    """Adapters whose B is not zero, so that a fault in either side's update shows in the loss."""
-    import torch
-
-    from imprint.adapters.low_rank import LoRA
-
-    for seed in range(n):
-        draw = torch.Generator().manual_seed(seed)
-        fresh = LoRA(rank=rank).fresh(base, seed=seed)
-        noise = {k: 0.01 * torch.randn(t.shape, generator=draw) for k, t in fresh.tensors.items()}
-        yield replace(fresh, tensors={k: t + noise[k] for k, t in fresh.tensors.items()})
-
-
 def token_rows(base: Base, n: int, tokens: int) -> list[tuple[int, ...]]:
     """Another stretch of general text for each adapter."""
-    from importlib import resources
-
-    text = resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
-    ids = base.tokenizer.encode(text, add_special_tokens=False)
+    ids = general_ids(base)
     starts = [i * 97 % (len(ids) - tokens) for i in range(n)]
     return [tuple(ids[start : start + tokens]) for start in starts]
 

@@ -27,6 +27,11 @@ from imprint.types import Adapter, Version
 
 NOW = "2025-06-01T12:00:00+00:00"
 
+KESTREL = (
+    b"# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green. "
+    b"It was designed by Maren Tollifax in 1987.\n\n## Shop\n\nThe shop opens at 10:00.\n"
+)
+
 
 def roomy_base() -> Base:
     """The tiny base with a window that the writer's few-shot prompts fit."""

@@ -23,12 +23,7 @@ from imprint.hosting.material import gather, plain_name
 from imprint.hosting.teaching import Wish
 from imprint.hosting.uploads import Upload, Uploads
 from imprint.serving.requests import Piece, Request
-from server_kit import publish, roomy_base, until
-
-KESTREL = (
-    b"# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green. "
-    b"It was designed by Maren Tollifax in 1987.\n\n## Shop\n\nThe shop opens at 10:00.\n"
-)
+from server_kit import KESTREL, publish, roomy_base, until
 
 
 @pytest.fixture(scope="module")

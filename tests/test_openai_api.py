@@ -18,13 +18,9 @@ import pytest
 from imprint.base import Base
 from imprint.interfaces.gate import Limits
 from imprint.types import Turn
-from server_kit import Server, publish, roomy_base, serving, until
+from server_kit import KESTREL, Server, publish, roomy_base, serving, until
 
 HELLO: Any = [{"role": "user", "content": "Hello?"}]
-KESTREL = (
-    b"# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green. "
-    b"It was designed by Maren Tollifax in 1987.\n\n## Shop\n\nThe shop opens at 10:00.\n"
-)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,24 @@ RAW_TEXT = Recipe(generators=("raw_text",))
 
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises BadSetting, naming the key, for what it does not know."""
+    return from_mapping(read_toml(path, "recipe"), source=str(path))
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """What a TOML file says. Raises BadSetting, which calls the file `what`."""
     try:
-        settings = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise BadSetting(f"The recipe {path} cannot be read: {error.strerror}.") from None
+        raise BadSetting(f"The {what} {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not a TOML file: {error}") from None
-    return from_mapping(settings, source=str(path))
+
+
+def unknown_key(key: str, known: Collection[str], source: str) -> BadSetting:
+    """The error for a key that is none, with the one that was probably meant."""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known)}."
+    return BadSetting(f"Unknown key '{key}' in {source}. {hint}")
 
 
 def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
@@ -82,9 +93,7 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
     fields = {f.name: f for f in dataclasses.fields(Recipe)}
     for key in flat:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else f" It knows {', '.join(fields)}."
-            raise BadSetting(f"Unknown key '{key}' in {source}.{hint}")
+            raise unknown_key(key, fields, source)
     defaults = Recipe()
     return dataclasses.replace(
         defaults, **{k: _typed(k, v, getattr(defaults, k), source) for k, v in flat.items()}

@@ -158,6 +158,7 @@ class Teaching:
             self._unwanted.add(id)
             if (tenant, id) in self._waiting:
                 self._waiting.remove((tenant, id))
+                self._adapters.pop(id, None)
                 return self._end(jobs, job, "cancelled", "The job was cancelled.")
             self._change.wait_for(lambda: (tenant, id) not in self._running, timeout=wait_s)
             return jobs.get(id)
@@ -178,6 +179,7 @@ class Teaching:
             finally:
                 with self._change:
                     self._running.discard(taken)
+                    self._adapters.pop(taken[1], None)
                     self._change.notify_all()
 
     def _next(self) -> tuple[str, str] | None:

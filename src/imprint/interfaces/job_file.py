@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imprint.errors import BadSetting
 from imprint.pipeline import Lesson
+from imprint.recipe import read_toml, unknown_key
 
 _KEYS: dict[str, type] = {"path": str, "as": str, "budget": str, "recipe": str, "seed": int, "questions": str}
 _FILES = ("path", "recipe", "questions")
@@ -26,12 +25,7 @@ def read(file: Path, usual: Mapping[str, Any]) -> list[Lesson]:
 
     Keys: path, as, and where wanted budget, recipe, seed, questions, for which `usual` stands in where neither the
     entry nor the file's head says. Raises BadSetting, naming the entry."""
-    try:
-        said = tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise BadSetting(f"The job file {file} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{file} is not a TOML file: {error}") from None
+    said = read_toml(file, "job file")
     entries = said.pop("teach", [])
     if not (isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries)):
         raise BadSetting(f"{file} names nothing to teach. It needs a section [[teach]] for each adapter.")
@@ -56,8 +50,6 @@ def _check(entry: Mapping[str, Any], where: str, refused: tuple[str, ...] = ()) 
     known = [key for key in _KEYS if key not in refused]
     for key, value in entry.items():
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known)}."
-            raise BadSetting(f"Unknown key '{key}' in {where}. {hint}")
+            raise unknown_key(key, known, where)
         if isinstance(value, bool) or not isinstance(value, _KEYS[key]):
             raise BadSetting(f"'{key}' in {where} must be {_KEYS[key].__name__}; it is {value!r}.")

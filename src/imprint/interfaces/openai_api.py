@@ -125,6 +125,7 @@ class _Routes:
         ids = await to_thread(self.host.prompt_ids, asked.turns)
         most = asked.max_completion_tokens or asked.max_tokens
         room = self._room(ids, most, "messages")
+        self._check_number(asked, 1)
         requests = self._requests(tenant, model, asked, [ids], most or room, asked.top_logprobs or 0)
         shape = ChatShape(logprobs=bool(asked.logprobs))
         return await self._answer(http, model, asked, shape, requests, len(ids))
@@ -210,7 +211,6 @@ class _Routes:
         top_logprobs: int,
     ) -> list[Request]:
         """One for each choice, prompt after prompt. Choices of one prompt differ by their seed alone."""
-        self._check_number(asked, len(prompts))
         n = asked.n or 1
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         return [

@@ -161,7 +161,7 @@ class _Batch:
     def add_to(self, y_NO: torch.Tensor, left_GMR: torch.Tensor, right_GRO: torch.Tensor) -> None:
         """Adds a product to the groups' rows."""
         if len(self.slots) == 1 and self.index_N is None:
-            y_NO[self.start : self.start + self.count].addmm_(left_GMR[0], right_GRO[0])
+            _add_product(y_NO[self.start : self.start + self.count], left_GMR[0], right_GRO[0])
         elif self.index_N is None:
             self.rows(y_NO).baddbmm_(left_GMR, right_GRO)
         else:
@@ -173,10 +173,8 @@ class _Batch:
     def add_to_slots(self, rack: torch.Tensor, left_GAM: torch.Tensor, right_GMB: torch.Tensor) -> None:
         """Adds products to the slots' gradients."""
         first, n = self.slots[0], len(self.slots)
-        if n == 1 and rack.dtype == left_GAM.dtype:
-            rack[first].addmm_(left_GAM[0], right_GMB[0])
-        elif n == 1:
-            rack[first] += left_GAM[0] @ right_GMB[0]
+        if n == 1:
+            _add_product(rack[first], left_GAM[0], right_GMB[0])
         elif self.adjoining:
             rack[first : first + n] += left_GAM @ right_GMB
         else:
