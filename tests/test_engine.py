@@ -181,6 +181,29 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(tiny_base: Base, length
     assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
 
 
+@pytest.mark.parametrize("counts", [(1,) * 6, (1, 1, 1, 40), (1, 90), (5, 9, 3, 30, 2), (7,)], ids=str)
+def test_in_bfloat16_each_row_gets_what_its_adapter_says_whoever_had_the_slot_before(
+    tiny_base: Base, counts: tuple[int, ...]
+) -> None:
+    brief = replace(tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16())
+    engine, layer = Engine(brief), "model.layers.1.mlp.up_proj"
+    x_NI = torch.randn(sum(counts), 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for first_seed in (0, 100):
+        adapters = [strong(brief, LoRA(rank=4, alpha=4 + i), first_seed + i) for i in range(len(counts))]
+        seats = [engine.load(adapter) for adapter in adapters]
+        linear = brief.model.get_submodule(layer)
+        with torch.no_grad(), engine.routed(list(zip(seats, counts, strict=True))):
+            found_NO = linear(x_NI).double()
+        for i, (adapter, x_MI, found_MO) in enumerate(
+            zip(adapters, x_NI.double().split(counts), found_NO.split(counts), strict=True)
+        ):
+            down_RI, up_OR = (adapter.tensors[f"base_model.model.{layer}.lora_{ab}.weight"].double() for ab in "AB")
+            wanted_MO = x_MI @ linear.weight.double().T + (4 + i) / 4 * (x_MI @ down_RI.T @ up_OR.T)
+            torch.testing.assert_close(found_MO, wanted_MO, atol=0.02 * float(wanted_MO.abs().max()), rtol=0)
+        for seat in seats:
+            engine.unload(seat)
+
+
 def test_an_adapter_that_is_not_finite_is_refused(tiny_base: Base) -> None:
     adapter = LoRA(rank=2).fresh(tiny_base, seed=0)
     next(iter(adapter.tensors.values()))[0, 0] = math.nan

@@ -67,22 +67,42 @@ def grouped_attention(
     if _now.layout is not None:
         layer: int = module.layer_idx  # type: ignore[assignment]
         return _now.layout.attend(layer, query_BHTD, key_BKSD, value_BKSD, scaling), None
-    if not query_BHTD.requires_grad:  # PyTorch's own kernel knows groups, but is slow backward
-        mixed_BHTD = nn.functional.scaled_dot_product_attention(
-            query_BHTD,
-            key_BKSD,
-            value_BKSD,
-            attn_mask=None if attention_mask is None else attention_mask[..., : key_BKSD.shape[2]],
-            is_causal=attention_mask is None and query_BHTD.shape[2] == key_BKSD.shape[2],
-            scale=scaling,
-            enable_gqa=query_BHTD.shape[1] > key_BKSD.shape[1],
-        )
-        return mixed_BHTD.transpose(1, 2).contiguous(), None
-    mixed_BHTD = _plain(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling)
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., : key_BKSD.shape[2]]
+    if query_BHTD.requires_grad:
+        mixed_BHTD = plain(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling)
+    else:
+        causal = attention_mask is None and query_BHTD.shape[2] == key_BKSD.shape[2]
+        mixed_BHTD = reading(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling, causal=causal)
     return mixed_BHTD.transpose(1, 2).contiguous(), None
 
 
-def _plain(
+def reading(
+    query_BHTD: torch.Tensor,
+    key_BKSD: torch.Tensor,
+    value_BKSD: torch.Tensor,
+    mask_B1TS: torch.Tensor | None,
+    scaling: float,
+    *,
+    causal: bool = False,
+) -> torch.Tensor:
+    """Attention without a gradient; returns B H T D. `causal` is for no mask, and as many queries as keys."""
+    # PyTorch's own kernel knows groups, but is slow backward, and on CPUs 4 to 14 times as slow as plain
+    # products where each row has one query in bfloat16 (docs/log.md).
+    if query_BHTD.shape[2] == 1 and query_BHTD.device.type == "cpu":
+        return plain(query_BHTD, key_BKSD, value_BKSD, mask_B1TS, scaling)
+    return nn.functional.scaled_dot_product_attention(
+        query_BHTD,
+        key_BKSD,
+        value_BKSD,
+        attn_mask=mask_B1TS,
+        is_causal=causal,
+        scale=scaling,
+        enable_gqa=query_BHTD.shape[1] > key_BKSD.shape[1],
+    )
+
+
+def plain(
     query_BHTD: torch.Tensor,
     key_BKSD: torch.Tensor,
     value_BKSD: torch.Tensor,
@@ -150,11 +170,9 @@ class _Group:
             taken = (_Take.apply(x, self.index_N) for x in (q_NHD, k_NKD, v_NKD))
             q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in taken)
         if q.is_cuda or not q.requires_grad:
-            mixed_BHTD = nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] > k.shape[1]
-            )
+            mixed_BHTD = reading(q, k, v, None, scaling, causal=True)
         else:
-            mixed_BHTD = _plain(q, k, v, self.mask_11TT, scaling)
+            mixed_BHTD = plain(q, k, v, self.mask_11TT, scaling)
         mixed_NHD = mixed_BHTD.transpose(1, 2).flatten(0, 1)
         return mixed_NHD if self.whole else _Take.apply(mixed_NHD, self.real_N)
 

@@ -13,7 +13,7 @@ import torch
 
 from imprint.errors import BadSetting
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,31 @@ def prepare() -> None:
 
     As many threads as there are cores that this process may run on (a container's PyTorch may start one
     for each core of the host), unless OMP_NUM_THREADS is set; and freed memory is kept for the next tensor,
-    for handing it back and forth costs about a tenth of the time."""
+    for handing it back and forth costs about a tenth of the time. All threads share what is kept: each
+    with heaps of its own, a server that taught beside serving held gigabytes that nobody used (docs/log.md)."""
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def give_memory_back() -> None:
+    """Hands the system the memory that this process keeps and does not use; for the end of long work.
+
+    Takes tenths of a second, and what comes next must fetch its pages anew."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is the one whose memory can be told what to do."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        with contextlib.suppress(OSError):
             libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-            libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+            return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    return None
 
 
 def _dtype(usual: torch.dtype) -> torch.dtype:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,16 +22,15 @@ from torch import nn
 from imprint.adapters.low_rank import Layout, layout_of, refuse_other_base
 from imprint.base import Base
 from imprint.engine.kernels import reference
-from imprint.engine.kernels.reference import Bundle
+from imprint.engine.kernels.reference import Bundle, Ready
 from imprint.errors import BadInput, MissingPackage
 from imprint.types import Adapter
 
 SLOTS = 64
 """Slots of a rack. On a CPU their memory is taken when they are first filled."""
-FEW_ROWS = 32
-"""Up to so many rows of one adapter, CPUs multiply its small factors faster in float32 than in bfloat16."""
 TRAINING_SLOTS = 16
 """At most so many where gradients need room too."""
+_READY_BUNDLES = 4
 
 
 class _Alone(NamedTuple):
@@ -47,18 +47,24 @@ class Rack:
 
     def __init__(self, layout: Layout, slots: int, base: Base, *, trainable: bool) -> None:
         device, dtype = base.device.torch, base.model.dtype
-        # What is trained stays in float32 even under a bfloat16 base: small steps would be rounded away.
-        kept = torch.float32 if trainable and dtype.itemsize < 4 else dtype
+        # What is trained stays in float32 even under a bfloat16 base: small steps would be rounded away. On CPUs
+        # what is only used does too, for there the products of few rows are quicker in float32.
+        exact = dtype.itemsize < 4 and (trainable or device.type == "cpu")
+        kept = torch.float32 if exact else dtype
         self.layout, self.trainable = layout, trainable
         self.values_SP = torch.empty(slots, layout.size, dtype=kept, device=device)
-        self.used_SP = self.values_SP if kept == dtype else torch.empty_like(self.values_SP, dtype=dtype)
+        rounded = exact and trainable
+        self.used_SP = torch.empty_like(self.values_SP, dtype=dtype) if rounded else self.values_SP
         self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
         self.scale_S = torch.zeros(slots, dtype=torch.promote_types(torch.float32, dtype), device=device)
         self.scales = [0.0] * slots
         self._free = list(range(slots))[::-1]
-        self._used = {n: layout.views(n, self.used_SP) for n in layout.layers}
+        self._values = {n: layout.views(n, self.values_SP) for n in layout.layers}
+        self._used = {n: layout.views(n, self.used_SP) for n in layout.layers} if rounded else self._values
         self._alone: dict[tuple[str, int, bool], _Alone] = {}
+        self._dtype = dtype
         self._few_in_float32 = device.type == "cpu" and kept == torch.float32
+        self._ready: OrderedDict[Bundle, dict[str, tuple[Ready, ...]]] = OrderedDict()
         self._grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if self.grads_SP is not None:
             self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers}
@@ -92,20 +98,36 @@ class Rack:
 
     def alone(self, layer: str, slot: int, rows: int) -> _Alone:
         """One slot's part of a layer, in the precision that is quickest for so many rows."""
-        exact = self._few_in_float32 and rows <= FEW_ROWS
+        exact = self._few_in_float32 and reference.are_few(rows, 1)
+        if not exact and self.used_SP.dtype != self._dtype:  # rows of a long prompt: rounding costs little beside
+            down_RI, up_OR = (factor_S[slot].to(self._dtype) for factor_S in self._used[layer])
+            return _Alone(down_RI, up_OR, None, None)
         key = (layer, slot, exact)
         if key not in self._alone:
             grads = self._grads.get(layer)
-            factors = self.layout.views(layer, self.values_SP) if exact else self._used[layer]
+            factors = self._values[layer] if exact else self._used[layer]
             self._alone[key] = _Alone(
                 *(factor_S[slot] for factor_S in factors),
                 *((None, None) if grads is None else (grad_S[slot] for grad_S in grads)),
             )
         return self._alone[key]
 
-    def used(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(down_SRI, up_SOR) of a layer."""
-        return self._used[layer]
+    def factors(self, layer: str, bundle: Bundle) -> tuple[torch.Tensor, torch.Tensor]:
+        """(down_SRI, up_SOR) of a layer, in the precision that is quickest for these rows."""
+        exact = self._few_in_float32 and reference.are_few(sum(bundle.counts), len(bundle.counts))
+        return (self._values if exact else self._used)[layer]
+
+    def ready(self, layer: str, bundle: Bundle) -> tuple[Ready, ...]:
+        """The same, as reference.add_ready takes it; what is only a view is looked up once for steps alike."""
+        known = self._ready.get(bundle)
+        if known is not None and layer in known:
+            return known[layer]
+        made = reference.ready(*self.factors(layer, bundle), self.scale_S, bundle, self._dtype)
+        if all(its.borrowed for its in made):
+            self._ready.setdefault(bundle, {})[layer] = made
+            while len(self._ready) > _READY_BUNDLES:
+                self._ready.popitem(last=False)
+        return made
 
     def grads(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
         return self._grads[layer]
@@ -313,7 +335,11 @@ def _forward(
     for part in parts:
         rack = part.rack
         if part.alone is None:
-            lows.append(kernels.add_update(y_NO, x_NI, *rack.used(layer.name), rack.scale_S, part.bundle))
+            if kernels is reference:
+                lows.append(reference.add_ready(y_NO, x_NI, rack.ready(layer.name, part.bundle)))
+            else:
+                factors = rack.factors(layer.name, part.bundle)
+                lows.append(kernels.add_update(y_NO, x_NI, *factors, rack.scale_S, part.bundle))
         else:
             its = rack.alone(layer.name, part.alone, len(x_NI))
             lows.append(reference.add_one_update(y_NO, x_NI, its.down_RI, its.up_OR, rack.scales[part.alone]))
@@ -357,7 +383,7 @@ class _Update(torch.autograd.Function):
                 )
                 continue
             ctx.kernels.add_gradients(
-                grad_NO, x_NI, low, *rack.used(layer.name), rack.scale_S, part.bundle, grad_NI,
+                grad_NO, x_NI, low, *rack.factors(layer.name, part.bundle), rack.scale_S, part.bundle, grad_NI,
                 *rack.grads(layer.name),
             )
         return None if grad_NI is None else grad_NI.view(x.shape), None, None, None, None

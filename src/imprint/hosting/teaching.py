@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imprint import pipeline
+from imprint.devices import give_memory_back
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, Cancelled, ImprintError, Overloaded
 from imprint.hosting.jobs import Job, Jobs
@@ -177,6 +178,7 @@ class Teaching:
             except Exception:  # a full disk must not end the teaching of everyone else
                 log.exception("The job %s could not be finished.", taken[1])
             finally:
+                give_memory_back()
                 with self._change:
                     self._running.discard(taken)
                     self._adapters.pop(taken[1], None)

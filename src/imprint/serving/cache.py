@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from imprint.attention import reading
 from imprint.base import Base
 
 _FIRST_ROOM, _FIRST_ROWS = 256, 4
@@ -128,19 +127,18 @@ class StepLayout:
     ) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         mixed_NHD = torch.empty_like(query_1HND[0].transpose(0, 1), memory_format=torch.contiguous_format)
-        grouped = query_1HND.shape[1] > key_1KND.shape[1]
 
-        def attended(query: torch.Tensor, rows: slice, places: int, **how: Any) -> torch.Tensor:
+        def attended(
+            query: torch.Tensor, rows: slice, places: int, mask: torch.Tensor | None = None, *, causal: bool = False
+        ) -> torch.Tensor:
             key, value = keys[rows, :, :places], values[rows, :, :places]
-            return scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=grouped, **how)
+            return reading(query, key, value, mask, scaling, causal=causal)
 
         if len(self._at_W):
             keys[self._row_W, :, self._place_W] = key_1KND[0].index_select(1, self._at_W).transpose(0, 1)
             values[self._row_W, :, self._place_W] = value_1KND[0].index_select(1, self._at_W).transpose(0, 1)
             query_WH1D = query_1HND[0].index_select(1, self._at_W).transpose(0, 1)[:, :, None]
-            mixed_WH1D = attended(
-                query_WH1D, slice(len(self._at_W)), self._places, attn_mask=self._mask_W11S
-            )
+            mixed_WH1D = attended(query_WH1D, slice(len(self._at_W)), self._places, self._mask_W11S)
             for w, places in self._long:
                 mixed_WH1D[w] = attended(query_WH1D[w : w + 1], slice(w, w + 1), places)[0]
             mixed_NHD[self._at_W] = mixed_WH1D[:, :, 0]
@@ -149,10 +147,8 @@ class StepLayout:
             keys[part.row, :, part.start : end] = key_1KND[0, :, step]
             values[part.row, :, part.start : end] = value_1KND[0, :, step]
             causal = part.start == 0 and part.count > 1
-            mixed_1HTD = attended(
-                query_1HND[:, :, step], slice(part.row, part.row + 1), end,
-                attn_mask=self._masks.get(part), is_causal=causal,
-            )
+            query_1HTD, row = query_1HND[:, :, step], slice(part.row, part.row + 1)
+            mixed_1HTD = attended(query_1HTD, row, end, self._masks.get(part), causal=causal)
             mixed_NHD[step] = mixed_1HTD[0].transpose(0, 1)
         return mixed_NHD[None]
 
