@@ -474,6 +474,17 @@ def test_a_tenant_has_so_many_requests_at_once(base: Base, home: Path) -> None:
         client.models.list()
 
 
+def test_a_server_holds_no_more_adapters_than_it_may_and_serves_them_all(base: Base, home: Path) -> None:
+    for name in ("first", "second"):
+        publish(base, home, name, seed=len(name))
+    with serving(base, home, max_adapters=1) as server:
+        client = server.client()
+        for name in ("first", "second", "first"):
+            client.completions.create(model=name, prompt="x", max_tokens=2)
+            assert server.host.stats()["adapters_loaded"] == 1
+        assert server.host.stats()["adapter_loads_total"] == 3
+
+
 def test_a_full_server_says_so(base: Base, home: Path) -> None:
     with serving(base, home, max_rows=1, max_waiting=1) as server:
         client = server.client()

@@ -36,6 +36,8 @@ class Settings:
     """Requests that are answered at once; more wait."""
     max_waiting: int = 256
     """Requests that may wait; more are refused."""
+    max_adapters: int = 64
+    """Adapters held in memory; the longest unused makes room."""
     jobs_at_once: int = 2
     """Teaching jobs that run at the same time; their training shares passes."""
     longest_job_s: float | None = None
@@ -79,7 +81,11 @@ class Host:
         engine = Engine(base)
         self._refused: dict[Hashable, ImprintError] = {}
         self.inference = Inference(
-            engine, self._read, max_rows=self.settings.max_rows, max_waiting=self.settings.max_waiting
+            engine,
+            self._read,
+            max_rows=self.settings.max_rows,
+            max_waiting=self.settings.max_waiting,
+            max_adapters=self.settings.max_adapters,
         )
         self.teaching = Teaching(
             engine,

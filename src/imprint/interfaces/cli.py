@@ -293,6 +293,9 @@ def serve(
     engine: Annotated[Server, typer.Option(help="What computes: imprint itself, or vLLM.")] = Server.own,
     max_rows: Annotated[int, typer.Option(metavar="N", min=1, help="Requests answered at once.")] = 64,
     max_waiting: Annotated[int, typer.Option(metavar="N", min=1, help="Requests that may wait.")] = 256,
+    max_adapters: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Adapters held in memory; the longest unused makes room.")
+    ] = 64,
     requests_per_minute: Annotated[float, typer.Option(metavar="N", min=1, help="Of one tenant.")] = 600,
     concurrent: Annotated[int, typer.Option(metavar="N", min=1, help="Of one tenant, at the same time.")] = 64,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Teaching jobs at the same time.")] = 2,
@@ -343,6 +346,7 @@ def serve(
         Settings(
             max_rows=max_rows,
             max_waiting=max_waiting,
+            max_adapters=max_adapters,
             jobs_at_once=jobs,
             longest_job_s=None if longest_job is None else 60 * longest_job,
         ),
@@ -494,7 +498,7 @@ def doctor() -> None:
 
 
 _OF_OWN_ENGINE = (
-    *("max_rows", "max_waiting", "requests_per_minute", "concurrent"),
+    *("max_rows", "max_waiting", "max_adapters", "requests_per_minute", "concurrent"),
     *("jobs", "longest_job", "open_metrics"),
 )
 
