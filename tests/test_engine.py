@@ -12,6 +12,8 @@ import torch
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine, Seat
+from imprint.engine.kernels import reference
+from imprint.engine.kernels.reference import Bundle
 from imprint.engine.passes import PassRow, Trunk, forward_backward, logprobs
 from imprint.errors import BadInput, Cancelled, Diverged, WrongBase
 from imprint.training import service as service_module
@@ -181,16 +183,18 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(tiny_base: Base, length
     assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.99
 
 
-@pytest.mark.parametrize("counts", [(1,) * 6, (1, 1, 1, 40), (1, 90), (5, 9, 3, 30, 2), (7,)], ids=str)
+@pytest.mark.parametrize("counts", [(1,) * 6, (1, 1, 1, 40), (1, 90), (5, 9, 3, 30, 2), (7,), (50,)], ids=str)
 def test_in_bfloat16_each_row_gets_what_its_adapter_says_whoever_had_the_slot_before(
     tiny_base: Base, counts: tuple[int, ...]
 ) -> None:
     brief = replace(tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16())
     engine, layer = Engine(brief), "model.layers.1.mlp.up_proj"
+    stays = engine.load(strong(brief, LoRA(rank=4), 50))  # or the rack would go, and what it remembers
     x_NI = torch.randn(sum(counts), 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     for first_seed in (0, 100):
         adapters = [strong(brief, LoRA(rank=4, alpha=4 + i), first_seed + i) for i in range(len(counts))]
         seats = [engine.load(adapter) for adapter in adapters]
+        assert {seat.rack for seat in seats} == {stays.rack}
         linear = brief.model.get_submodule(layer)
         with torch.no_grad(), engine.routed(list(zip(seats, counts, strict=True))):
             found_NO = linear(x_NI).double()
@@ -202,6 +206,26 @@ def test_in_bfloat16_each_row_gets_what_its_adapter_says_whoever_had_the_slot_be
             torch.testing.assert_close(found_MO, wanted_MO, atol=0.02 * float(wanted_MO.abs().max()), rtol=0)
         for seat in seats:
             engine.unload(seat)
+
+
+def test_a_nan_reaches_no_slot_by_way_of_padding() -> None:
+    bundle = Bundle((0, 1, 3, 4), (0, 5, 12, 18), (5, 7, 6, 7))  # padded together, with places for the empty slot 2
+    draw = torch.Generator().manual_seed(0)
+    x_NI, grad_NO, down_SRI, up_SOR = (torch.randn(*n, generator=draw) for n in ((25, 6), (25, 9), (5, 3, 6), (5, 9, 3)))
+    down_SRI[2] = up_SOR[2] = math.nan  # what memory held before
+
+    def computed() -> list[torch.Tensor]:
+        y_NO, grad_x_NI, grads = torch.zeros(25, 9), torch.zeros(25, 6), (torch.zeros(5, 3, 6), torch.zeros(5, 9, 3))
+        factors = (down_SRI, up_SOR, torch.ones(5), bundle)
+        low = reference.add_update(y_NO, x_NI, *factors)
+        reference.add_gradients(grad_NO, x_NI, low, *factors, grad_x_NI, *grads)
+        return [y_NO[5:], grad_x_NI[5:], grads[0][[1, 3, 4]], grads[1][[1, 3, 4]], grads[0][2], grads[1][2]]
+
+    healthy = computed()
+    assert not healthy[4].any() and not healthy[5].any()
+    x_NI[:5] = grad_NO[:5] = math.nan
+    for found, wanted in zip(computed(), healthy, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_an_adapter_that_is_not_finite_is_refused(tiny_base: Base) -> None:

@@ -216,18 +216,6 @@ def test_a_group_of_nans_touches_no_neighbour(dtype: torch.dtype, poison: float)
         assert not ill[name][1].isfinite().any()
 
 
-def test_a_group_of_nans_reaches_no_slot_by_way_of_padding() -> None:
-    bundle = Bundle((0, 1, 3, 4), (0, 5, 16, 23), (5, 11, 7, 6))  # padded together, with an empty place for slot 2
-    case = made(3)
-    healthy = computed(reference, case, bundle)
-    case.x_NI[:5] = case.grad_NO[:5] = float("nan")
-    ill = computed(reference, case, bundle)
-    assert torch.equal(ill["y"][5:], healthy["y"][5:]) and torch.equal(ill["grad_x"][5:], healthy["grad_x"][5:])
-    for name in ("grad_down", "grad_up"):
-        assert torch.equal(ill[name][1:], healthy[name][1:])
-        assert not ill[name][0].isfinite().any()
-
-
 def test_what_lies_between_the_parts_of_a_rack_is_never_read() -> None:
     case, flat_SP = made(3), torch.full((S, 3 * (I + O) + 11), float("nan"), device=DEVICE)
     down, up = flat_SP[:, 7:-4].split([3 * I, 3 * O], dim=1)

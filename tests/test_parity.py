@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from imprint import attention
 from imprint.adapters import folder
@@ -121,6 +122,19 @@ def test_grouped_attention_gives_what_sdpa_gives(tiny_base: Base, padding: str, 
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=0)
     if training:
         torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("keys", [5, 300])
+def test_one_query_in_bfloat16_sees_its_keys_as_exactly_as_sdpa(keys: int) -> None:
+    draw = torch.Generator().manual_seed(keys)
+    query, key, value = (3 * torch.randn(4, n, t, 16, generator=draw) for n, t in ((6, 1), (2, keys), (2, keys)))
+    mask = torch.zeros(4, 1, 1, keys).masked_fill_(torch.rand(4, 1, 1, keys, generator=draw) < 0.3, float("-inf"))
+    brief = [x.bfloat16() for x in (query, key, value, mask)]
+    exact = [x.double() for x in brief]
+    wanted = sdpa(*exact[:3], attn_mask=exact[3], scale=0.25, enable_gqa=True)
+    theirs = sdpa(*brief[:3], attn_mask=brief[3], scale=0.25, enable_gqa=True)
+    found = attention.reading(*brief, 0.25)
+    assert (found - wanted).norm() < 1.5 * (theirs - wanted).norm()
 
 
 def test_grouped_attention_reads_on_from_a_cache_as_if_it_read_at_once(tiny_base: Base) -> None:

@@ -3,6 +3,7 @@
 import copy
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
@@ -316,6 +317,31 @@ def test_an_adapter_that_cannot_be_read_ends_its_request_alone(
     assert [h.finish for h in heard[1:3]] == ["error", "error"]
     assert "broken is broken" in heard[1].pieces[-1].error
     assert heard[0].ids == heard[3].ids == plainly(exact_base, adapters["a0"], good)
+
+
+def test_an_adapter_that_is_asked_for_without_a_pause_does_not_keep_another_out(
+    exact_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    inference = Inference(Engine(exact_base), adapters.__getitem__, max_adapters=1)
+    often = Request((1, 2, 3), adapter="a0", max_tokens=6)
+    run(inference, [often])  # it is in memory
+    steady = [Heard(), Heard()]
+    inference.submit(often, steady[0])
+    inference.step()
+    inference.submit(often, steady[1])  # from now on one of them is always being answered
+    other = Heard()
+    inference.submit(replace(often, adapter="a1"), other)
+    for _ in range(10_000):
+        if other.over.is_set():
+            break
+        for i, listener in enumerate(steady):
+            if listener.over.is_set():
+                steady[i] = Heard()
+                inference.submit(often, steady[i])
+        if not inference.step():
+            time.sleep(0.001)  # it is being read
+    assert other.finish is not None
+    finish(inference, steady)
 
 
 def test_a_step_that_fails_ends_its_requests_and_the_next_ones_are_served(

@@ -1,7 +1,7 @@
 """Attention: grouped queries meet their keys without copies of them, and rows of a pass meet only themselves.
 
-transformers repeats keys and values for every query head of a group, and PyTorch's own kernel is slow
-backward on CPUs; for training rows of tens of tokens plain batched products are faster (docs/log.md).
+transformers repeats keys and values for every query head of a group, and PyTorch's own kernel is slow on CPUs
+backward and for rows of one query: there plain batched products are faster (docs/log.md).
 
 While a layout is in force in a thread, the model reads one long row of tokens, and the layout says which
 of them attend to which: packed rows of training without padding, or requests with their own caches.
@@ -70,7 +70,7 @@ def grouped_attention(
     if attention_mask is not None:
         attention_mask = attention_mask[..., : key_BKSD.shape[2]]
     if query_BHTD.requires_grad:
-        mixed_BHTD = plain(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling)
+        mixed_BHTD = _plain(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling)
     else:
         causal = attention_mask is None and query_BHTD.shape[2] == key_BKSD.shape[2]
         mixed_BHTD = reading(query_BHTD, key_BKSD, value_BKSD, attention_mask, scaling, causal=causal)
@@ -86,11 +86,12 @@ def reading(
     *,
     causal: bool = False,
 ) -> torch.Tensor:
-    """Attention without a gradient; returns B H T D. `causal` is for no mask, and as many queries as keys."""
-    # PyTorch's own kernel knows groups, but is slow backward, and on CPUs 4 to 14 times as slow as plain
-    # products where each row has one query in bfloat16 (docs/log.md).
+    """Attention as it is quickest forward; returns B H T D. `causal`: no mask, and as many queries as keys."""
+    # PyTorch's own kernel knows groups, but is on CPUs 4 to 8 times as slow as plain products where each row has
+    # one query in bfloat16. Scores are made in float32, as the kernel makes them.
     if query_BHTD.shape[2] == 1 and query_BHTD.device.type == "cpu":
-        return plain(query_BHTD, key_BKSD, value_BKSD, mask_B1TS, scaling)
+        exact = torch.promote_types(torch.float32, query_BHTD.dtype)
+        return _plain(query_BHTD.to(exact), key_BKSD.to(exact), value_BKSD, mask_B1TS, scaling)
     return nn.functional.scaled_dot_product_attention(
         query_BHTD,
         key_BKSD,
@@ -102,7 +103,7 @@ def reading(
     )
 
 
-def plain(
+def _plain(
     query_BHTD: torch.Tensor,
     key_BKSD: torch.Tensor,
     value_BKSD: torch.Tensor,
@@ -115,7 +116,7 @@ def plain(
     query_BKGTD = query_BHTD.reshape(B, K, H // K * T, D) * scaling
     scores_BKGTS = (query_BKGTD @ key_BKSD.transpose(-1, -2)).view(B, K, H // K, T, S)
     if mask_B1TS is not None:
-        scores_BKGTS = scores_BKGTS + mask_B1TS[:, :, None, :, :S]
+        scores_BKGTS = scores_BKGTS + mask_B1TS[:, :, None]
     weights = scores_BKGTS.softmax(-1, dtype=torch.promote_types(torch.float32, query_BHTD.dtype))
     weights = weights.to(value_BKSD.dtype).view(B, K, H // K * T, S)
     return (weights @ value_BKSD).view(B, H, T, D)
@@ -172,7 +173,7 @@ class _Group:
         if q.is_cuda or not q.requires_grad:
             mixed_BHTD = reading(q, k, v, None, scaling, causal=True)
         else:
-            mixed_BHTD = plain(q, k, v, self.mask_11TT, scaling)
+            mixed_BHTD = _plain(q, k, v, self.mask_11TT, scaling)
         mixed_NHD = mixed_BHTD.transpose(1, 2).flatten(0, 1)
         return mixed_NHD if self.whole else _Take.apply(mixed_NHD, self.real_N)
 

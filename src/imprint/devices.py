@@ -58,20 +58,22 @@ def prepare() -> None:
 
     As many threads as there are cores that this process may run on (a container's PyTorch may start one
     for each core of the host), unless OMP_NUM_THREADS is set; and freed memory is kept for the next tensor,
-    for handing it back and forth costs about a tenth of the time. All threads share what is kept: each
-    with heaps of its own, a server that taught beside serving held gigabytes that nobody used (docs/log.md)."""
+    for handing it back and forth costs about a tenth of the time. Threads that start later share what is kept,
+    unless MALLOC_ARENA_MAX is set: each with heaps of its own, a server that taught beside serving held
+    gigabytes that nobody used (docs/log.md)."""
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-        libc.mallopt(_M_ARENA_MAX, 1)
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def give_memory_back() -> None:
     """Hands the system the memory that this process keeps and does not use; for the end of long work.
 
-    Takes tenths of a second, and what comes next must fetch its pages anew."""
+    Takes tenths of a second for each GiB, in which no thread gets memory, and pages must be fetched anew."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 

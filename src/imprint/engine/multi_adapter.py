@@ -31,6 +31,7 @@ SLOTS = 64
 TRAINING_SLOTS = 16
 """At most so many where gradients need room too."""
 _READY_BUNDLES = 4
+"""Of so many bundles a rack remembers where their factors lie: the next steps are mostly alike."""
 
 
 class _Alone(NamedTuple):
@@ -99,7 +100,7 @@ class Rack:
     def alone(self, layer: str, slot: int, rows: int) -> _Alone:
         """One slot's part of a layer, in the precision that is quickest for so many rows."""
         exact = self._few_in_float32 and reference.are_few(rows, 1)
-        if not exact and self.used_SP.dtype != self._dtype:  # rows of a long prompt: rounding costs little beside
+        if not exact and self.used_SP.dtype != self._dtype:  # many rows: rounding costs little beside
             down_RI, up_OR = (factor_S[slot].to(self._dtype) for factor_S in self._used[layer])
             return _Alone(down_RI, up_OR, None, None)
         key = (layer, slot, exact)
@@ -121,6 +122,7 @@ class Rack:
         """The same, as reference.add_ready takes it; what is only a view is looked up once for steps alike."""
         known = self._ready.get(bundle)
         if known is not None and layer in known:
+            self._ready.move_to_end(bundle)
             return known[layer]
         made = reference.ready(*self.factors(layer, bundle), self.scale_S, bundle, self._dtype)
         if all(its.borrowed for its in made):

@@ -33,6 +33,8 @@ MAX_WAITING = 50
 """Unfinished jobs of one tenant."""
 _TELL_EVERY_S = 2.0
 """Progress becomes an event at most this often."""
+_WORTH_TIDYING_S = 5.0
+"""A job that ran longer may have left much memory behind."""
 _CLOSING_S = 30.0
 """How long closing waits for running jobs to notice; what is not finished is taken up at the next start."""
 
@@ -173,16 +175,19 @@ class Teaching:
 
     def _work(self) -> None:
         while (taken := self._next()) is not None:
+            began = time.monotonic()
             try:
                 self._do(*taken)
             except Exception:  # a full disk must not end the teaching of everyone else
                 log.exception("The job %s could not be finished.", taken[1])
             finally:
-                give_memory_back()
                 with self._change:
                     self._running.discard(taken)
+                    self._unwanted.discard(taken[1])
                     self._adapters.pop(taken[1], None)
                     self._change.notify_all()
+            if time.monotonic() - began > _WORTH_TIDYING_S:
+                give_memory_back()
 
     def _next(self) -> tuple[str, str] | None:
         """The oldest job of the tenant whose last job began longest ago; None when it is time to stop."""

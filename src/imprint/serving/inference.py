@@ -351,6 +351,10 @@ class _Held:
     users: int = 0
 
 
+class _Full(Exception):
+    """All adapters in memory are in use."""
+
+
 class _Shelf:
     """The adapters in memory: fetched when first asked for; the longest unused makes room."""
 
@@ -385,13 +389,22 @@ class _Shelf:
                 self._asked.discard(key)
 
     def seat(self, waiting: Sequence[Live]) -> None:
-        """Gives waiting requests their adapters, as far as there is room. In the serving thread only."""
+        """Gives waiting requests their adapters, as far as there is room. In the serving thread only.
+
+        Who finds no room is waited for: an adapter that is asked for without a pause would never make any."""
+        full = False
         for live in waiting:
             key = live.request.adapter
             if key is None:
                 live.ready = True
                 continue
-            held = self._held.get(key) or self._place(key, live)
+            if full:
+                continue
+            try:
+                held = self._held.get(key) or self._place(key, live)
+            except _Full:
+                full = True
+                continue
             if held is not None:
                 held.users += 1
                 self._held.move_to_end(key)
@@ -419,14 +432,14 @@ class _Shelf:
         self._wake()
 
     def _place(self, key: Hashable, live: Live) -> _Held | None:
-        """Loads a fetched adapter, if it is there and has room; marks the request where it cannot be."""
+        """Loads a fetched adapter, if it is there; marks the request where it cannot be. Raises _Full."""
         with self._lock:
             found = self._fetched.get(key)
         if found is None:
             self.fetch(live)  # it was in memory when the request came, and had to go since
             return None
         if not isinstance(found, BaseException) and not self._has_room():
-            return None
+            raise _Full
         with self._lock:
             self._fetched.pop(key, None)
             self._asked.discard(key)

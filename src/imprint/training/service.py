@@ -231,7 +231,8 @@ class _Run:
         self.schedule = schedule_of(job)
         data = content_hash(repr(job.rows), repr(self.schedule))
         adapter = job.spec.fresh(engine.base, seed=job.seed)
-        seat = engine.load(adapter, trainable=True)
+        with engine.base.turns.take():  # a pass adds zeros to empty slots, which must not meet this slot's zeroing
+            seat = engine.load(adapter, trainable=True)
         try:
             self.loop = Loop(engine, seat, Settings(lr=job.lr, steps=len(self.schedule)), data=data)
             if checkpoint is not None:

@@ -6,10 +6,10 @@ slot s is  y_n += scale_s * (x_n down_s') up_s'  and its gradients. Nothing of o
 
 Groups of one size in a row become one batched product, which on CPUs beat a loop over groups 1.5 to 8 times
 and torch's grouped_mm 2 to 8 times (docs/log.md); other groups are computed one by one, or, where
-they are many and tiny, batched with rows of zeros as padding.
+they are many and small, batched with padding that is thrown away.
 
 Shape key: N rows in all, I inputs, O outputs, R rank, S slots in the rack, G groups of the bundle,
-M rows of the largest group."""
+M rows of a batch's largest group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-_TINY = 64
+_PADDED_BELOW = 64
 """Groups of fewer rows than this, on average, are batched even where padding and copies are needed."""
 _FEW_ROWS, _FEW_ROWS_MORE = 32, 2
 """Up to so many rows, and so many more for each group, CPUs multiply small factors up to 4 times faster in
@@ -48,8 +48,6 @@ class Ready:
     scale_G11: torch.Tensor
     borrowed: bool
     """Whether they are views of the rack, which stay true whatever is written there."""
-    one_each: bool
-    """Whether the batch's groups have one row each, row after row."""
 
 
 def ready(
@@ -60,12 +58,11 @@ def ready(
     Where the factors are more exact than the rows, so are the products of few rows."""
     found = []
     for batch in _batches(bundle, down_SRI.device):
-        exact = down_SRI.dtype if batch.few else dtype
+        exact = torch.promote_types(down_SRI.dtype, dtype) if batch.few else dtype
         down_GRI, up_GRO = batch.of(down_SRI, exact), batch.of(up_SOR, exact).mT
         borrowed = batch.adjoining and exact == down_SRI.dtype
         scale_G11 = batch.of(scale_S, scale_S.dtype)[:, None, None]
-        one_each = batch.count == 1 and batch.index_N is None
-        found.append(Ready(batch, down_GRI, up_GRO, scale_G11, borrowed, one_each))
+        found.append(Ready(batch, down_GRI, up_GRO, scale_G11, borrowed))
     return tuple(found)
 
 
@@ -85,11 +82,9 @@ def add_update(
 
 def add_ready(y_NO: torch.Tensor, x_NI: torch.Tensor, factors: Sequence[Ready]) -> torch.Tensor:
     """What add_update does, with what `ready` gave for the layer."""
-    if len(factors) == 1 and factors[0].one_each:
+    if len(factors) == 1 and factors[0].batch.one_each:
         return _add_one_each(y_NO, x_NI, factors[0])
     kept: list[torch.Tensor] = []
-    if factors and all(its.batch.few for its in factors):
-        x_NI = x_NI.to(factors[0].down_GRI.dtype)
     for its in factors:
         x_GMI = its.batch.rows(x_NI).to(its.down_GRI.dtype)
         low_GRM = _product(its.down_GRI, x_GMI.mT)
@@ -127,7 +122,7 @@ def add_gradients(
     done, R = 0, down_SRI.shape[1]
     for batch in _batches(bundle, x_NI.device):
         G, M = len(batch.slots), batch.count
-        dtype = down_SRI.dtype if batch.few else x_NI.dtype
+        dtype = torch.promote_types(down_SRI.dtype, x_NI.dtype) if batch.few else x_NI.dtype
         low_GRM = low[done : done + G * R * M].view(G, R, M).to(dtype)
         done += G * R * M
         grad_GMO = batch.sound_rows(grad_NO).to(dtype)
@@ -176,7 +171,7 @@ def add_one_gradient(
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Adds a product of matrices (A, B and B, C) or of batches of them, in place and in one pass where it can."""
     if total.dtype != left.dtype:
-        total.add_(torch.mm(left, right) if left.dim() == 2 else torch.bmm(left, right))
+        total.add_(left @ right)
     elif total.dim() == 2:
         total.addmm_(left, right)
     else:
@@ -207,8 +202,13 @@ class _Batch:
 
     @property
     def few(self) -> bool:
-        """Whether there are so few rows that exact factors are quicker as they are."""
+        """Whether there are so few rows that CPUs multiply more exact factors faster as they are."""
         return are_few(len(self.slots) * self.count, len(self.slots))
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each group has one row, row after row."""
+        return self.count == 1 and self.index_N is None
 
     def rows(self, x_NI: torch.Tensor) -> torch.Tensor:
         """The groups' rows: G M and as wide. What stands in an empty group's places must be thrown away."""
@@ -279,7 +279,7 @@ def _batches(bundle: Bundle, device: torch.device) -> tuple[_Batch, ...]:
     groups = [g for g in zip(bundle.slots, bundle.starts, bundle.counts, strict=True) if g[2] > 0]
     runs = [_in_a_row(run) for run in _runs(groups)]
     n_rows = sum(count for _, _, count in groups)
-    if len(runs) <= 2 or n_rows >= _TINY * len(groups):
+    if len(runs) <= 2 or n_rows >= _PADDED_BELOW * len(groups):
         return tuple(runs)
     return tuple(_padded(part, device) for part in _alike(groups))
 
