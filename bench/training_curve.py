@@ -49,8 +49,8 @@ LR = 1e-4
 CHECKED_STEPS = 2
 """Compared before the clock starts; the second comes after a step of the optimizer."""
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.15}
-"""How far the losses (nats per token) of the same adapters may differ in their first steps. In bfloat16, of 8 tokens,
-PEFT's own are up to 0.10 off those that it has in float32 (docs/log.md)."""
+"""How far the losses (nats per token) of the same adapters may differ in their first steps. In bfloat16, of 8
+tokens, PEFT's own are up to 0.10 off those that it has in float32 (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True)
