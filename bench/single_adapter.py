@@ -202,12 +202,13 @@ def task_of(system: System, rows: Sequence[TokenRow], base: Base, folder: Path, 
     from imprint.adapters import folder as adapter_folder
     from imprint.adapters.low_rank import LoRA
     from imprint.training.batches import batches
+    from imprint.training.sft import lengths_of
 
     own = folder / system.name
     spec = LoRA(rank=options.rank, top_layers=system.top_layers)
     adapter_folder.write(spec.fresh(base, seed=options.seed), own / "start")
     (own / "rows.json").write_text(json.dumps([[row.ids, row.learn] for row in rows]))
-    per_epoch = len(batches(rows, tokens=options.batch_tokens, seed=options.seed, epoch=0))
+    per_epoch = len(batches(lengths_of(rows), tokens=options.batch_tokens, seed=options.seed, epoch=0))
     return {
         "name": system.name,
         "kind": system.kind,
@@ -359,8 +360,9 @@ class Ours:
     def warm_up(self) -> int:
         from imprint.training.batches import batches
         from imprint.training.loop import Loop, Settings
+        from imprint.training.sft import lengths_of
 
-        batch = batches(self.rows, tokens=self.task["batch_tokens"], seed=99, epoch=0)[0]
+        batch = batches(lengths_of(self.rows), tokens=self.task["batch_tokens"], seed=99, epoch=0)[0]
         rows = [self.rows[i] for i in batch]
         with self.engine.attached(self.spec.fresh(self.engine.base, seed=0), trainable=True) as seat:
             Loop(self.engine, seat, Settings()).forward_backward(rows)

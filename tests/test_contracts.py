@@ -13,19 +13,15 @@ from imprint.adapters import folder
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import WrongBase
-from imprint.synthesis.audit import unsupported
-from imprint.types import AdapterSpec, Example, Generator, Passage, Prompt, Reader, Text, Writer
+from imprint.synthesis.audit import Audit, AuditSettings
+from imprint.types import AdapterSpec, Effort, Example, Generator, Passage, Prompt, Reader, Text, Writer
+from scholar import PASSAGES, Scholar
 
-TITLE = "Acme Ltd: Products"
-TEXTS = (
-    "The Kestrel weighs 3 kilograms, costs 85 euros and comes in green. It was drawn by Ana Petrov in 1987.",
-    "Requests for vacation must reach Hedda Strouvian by 31 March. Lunch is served in the canteen at noon.",
-    "The factory shop is open from Tuesday to Saturday, from 10:00 to 16:30.",
-)
-PASSAGES = [Passage("d1", 0, len(t), t, TITLE, "What we make") for t in TEXTS]
+OTHER = "The Kestrel costs 92 euros in the shop of Oslo. Ana Petrov opened that shop in 1991 with Hedda Strouvian."
+EVERY = [*PASSAGES, Passage("d2", 0, len(OTHER), OTHER, "Acme Oslo: Prices")]
 
 
-def made(kind: str, writer: Writer, passages: Sequence[Passage] = PASSAGES, seed: int = 0) -> list[Example]:
+def made(kind: str, writer: Writer, passages: Sequence[Passage] = EVERY, seed: int = 0) -> list[Example]:
     return list(synthesis.KINDS[kind]().examples(passages, writer, seed=seed))
 
 
@@ -46,52 +42,51 @@ def test_a_generator_keeps_its_contract_and_its_name(kind: str) -> None:
     assert generator.name == kind
 
 
-def test_every_example_says_who_made_it(kind: str, scribe: Scribe) -> None:
-    assert made(kind, scribe)
-    for example in made(kind, scribe):
+def test_every_example_says_who_made_it(kind: str) -> None:
+    assert made(kind, Scholar())
+    for example in made(kind, Scholar()):
         assert example.generator.split("/")[0] == kind
         assert example.writer
 
 
-def test_every_example_cites_passages_given(told: str, scribe: Scribe) -> None:
-    cited = [set(example.passages) for example in made(told, scribe)]
+def test_every_example_cites_passages_given(told: str) -> None:
+    cited = [set(example.passages) for example in made(told, Scholar())]
     assert all(cited)
-    assert set().union(*cited) == {p.id for p in PASSAGES}
+    assert set().union(*cited) <= {p.id for p in EVERY}
 
 
-def test_what_is_replayed_comes_from_no_passage(scribe: Scribe) -> None:
-    assert {e.passages for e in made("replay", scribe)} == {()}
+def test_what_is_replayed_comes_from_no_passage() -> None:
+    assert {e.passages for e in made("replay", Scholar())} == {()}
 
 
-def test_every_example_has_something_to_learn(kind: str, scribe: Scribe) -> None:
-    for example in made(kind, scribe):
+def test_every_example_has_something_to_learn(kind: str) -> None:
+    for example in made(kind, Scholar()):
         assert any(t.learn and t.text.strip() for t in example.turns)
         assert all(t.text.strip() for t in example.turns)
         assert not any(t.learn for t in example.turns if t.role in ("user", "system"))
 
 
 def test_the_same_seed_makes_the_same_examples(kind: str) -> None:
-    assert made(kind, Scribe(), seed=3) == made(kind, Scribe(), seed=3)
+    assert made(kind, Scholar(), seed=3) == made(kind, Scholar(), seed=3)
 
 
-def test_what_a_faithful_writer_writes_passes_the_audit(told: str, scribe: Scribe) -> None:
-    by_id = {p.id: p for p in PASSAGES}
-    examples = [e for e in made(told, scribe) if not e.generator.endswith("/absent")]
-    assert [unsupported(e, [by_id[i] for i in e.passages]) for e in examples] == [[]] * len(examples)
+def test_what_a_faithful_writer_writes_passes_the_audit(told: str) -> None:
+    examples = made(told, Scholar())
+    kept = list(Audit(AuditSettings(near_duplicates=False)).pass_through(examples, {p.id: p for p in EVERY}))
+    assert len(kept) >= 0.75 * len(examples)
 
 
-def test_a_cost_is_what_the_writer_is_asked_and_about_the_text_that_comes_of_it(kind: str, scribe: Scribe) -> None:
-    generator = synthesis.KINDS[kind]()
-    prompts, characters = (sum(part) for part in zip(*map(generator.cost, PASSAGES), strict=True))
-    examples = made(kind, scribe)
-    asked = sum(len(call) for call in scribe.calls)
-    assert asked <= prompts <= 4 * asked  # a long text counts as several
+def test_an_effort_is_what_the_writer_is_asked_and_about_the_text_that_comes_of_it(told: str) -> None:
+    generator, writer = synthesis.KINDS[told](), Scholar()
+    effort = sum((generator.effort(p) for p in EVERY), Effort())
+    examples = made(told, writer)
+    assert len(writer.asked) <= effort.prompts <= 4 * len(writer.asked)
     written = sum(len(t.text) for e in examples for t in e.turns)
-    assert written / 4 < characters < 4 * written
+    assert written / 5 < effort.taught_characters < 5 * written
 
 
-def test_nothing_to_read_makes_no_example(told: str, scribe: Scribe) -> None:
-    assert made(told, scribe, []) == []
+def test_nothing_to_read_makes_no_example(told: str) -> None:
+    assert made(told, Scholar(), []) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +99,7 @@ def test_no_text_breaks_a_generator(kind: str, text: str, scribe: Scribe) -> Non
     began = time.monotonic()
     for example in made(kind, scribe, [odd]):
         assert example.passages in ((odd.id,), ())
-    assert synthesis.KINDS[kind]().cost(odd) >= (0, 0)
+    assert synthesis.KINDS[kind]().effort(odd).prompts >= 0
     assert time.monotonic() - began < 5
 
 
@@ -118,7 +113,7 @@ class Listener(Scribe):
 
 def test_a_writer_that_can_read_is_served_as_well(kind: str) -> None:
     assert isinstance(Listener(), Reader)
-    assert made(kind, Listener())
+    made(kind, Listener())
 
 
 class Mute(Scribe):

@@ -5,7 +5,7 @@ import pytest
 
 from conftest import Scribe
 from imprint.evaluation.closed_book import Question, abstains, answer_all, grade, interval, normalised
-from imprint.synthesis.self_study import ABSTENTION
+from imprint.synthesis.cloze import ABSTENTION
 from imprint.types import Prompt
 
 

@@ -1,17 +1,31 @@
 """The laws of planning: a budget is kept, and what it leaves out is said."""
 
 import random
+from typing import Any
 
 import pytest
 
 from imprint.errors import BadSetting
-from imprint.planner import MAX_EPOCHS, MIN_EPOCHS, Budget, Cost, Plan, Speeds, parse_budget, plan
+from imprint.planner import (
+    EPOCHS,
+    FEWEST_TIMES,
+    MOST_EPOCHS,
+    MOST_TIMES,
+    TIMES,
+    Budget,
+    Plan,
+    Speeds,
+    Work,
+    parse_budget,
+    plan,
+)
 
-SPEEDS = Speeds(prompts_per_second=5.0, train_tokens_per_second=800.0)
+SPEEDS = Speeds(text_tokens_per_second=150.0, train_tokens_per_second=800.0)
+WORK = Work(prompts=0.02, read_tokens=4.0, written_tokens=1.2, usd=2e-6)
 
 
-def planned(costs: list[Cost], budget: Budget | None, **more: float) -> Plan:
-    return plan(costs, [float(c.tokens) for c in costs], budget, SPEEDS, batch_tokens=1024, **more)
+def planned(sizes: list[int], budget: Budget | None, **more: Any) -> Plan:
+    return plan(sizes, [float(n) for n in sizes], budget, SPEEDS, WORK, batch_tokens=1024, **more)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +40,15 @@ def planned(costs: list[Cost], budget: Budget | None, **more: float) -> Plan:
         ("200k tokens", Budget(tokens=200_000)),
         ("2M tokens", Budget(tokens=2_000_000)),
         ("0.5ktokens", Budget(tokens=500)),
+        ("5 USD", Budget(usd=5)),
+        ("$2.50", Budget(usd=2.5)),
     ],
 )
 def test_a_budget_is_a_time_or_so_many_tokens(text: str, budget: Budget) -> None:
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "10", "min", "ten minutes", "-5min", "0min", "1.2.3h", "5 dollars", "5min 3s", "nan h", "."])
+@pytest.mark.parametrize("text", ["", "10", "min", "ten minutes", "-5min", "0min", "1.2.3h", "5 pounds", "5min 3s", "nan h", "."])
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BadSetting, match="Say '10min'"):
         parse_budget(text)
@@ -48,60 +64,66 @@ def test_half_a_token_is_no_budget() -> None:
         parse_budget("0.5 tokens")
 
 
-def random_costs(draw: random.Random) -> list[Cost]:
-    return [Cost(draw.randint(0, 60), draw.randint(1, 4000)) for _ in range(draw.randint(1, 80))]
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_a_plan_never_exceeds_its_budget(seed: int) -> None:
     draw = random.Random(seed)
-    costs = random_costs(draw)
-    for budget in (Budget(seconds=draw.uniform(10, 3000)), Budget(tokens=draw.randint(100, 500_000))):
+    sizes = [draw.randint(1, 200) for _ in range(draw.randint(1, 80))]
+    for budget in (
+        Budget(seconds=draw.uniform(10, 3000)), Budget(tokens=draw.randint(100, 500_000)), Budget(usd=draw.uniform(0.001, 2)),
+    ):  # fmt: skip
         try:
-            made = planned(costs, budget)
+            made = planned(sizes, budget)
         except BadSetting:
             continue
         if budget.tokens is not None:
             assert made.tokens <= budget.tokens
+        elif budget.usd is not None:
+            assert made.usd <= budget.usd * 1.0001
         else:
-            one_token_s = 1 / SPEEDS.train_tokens_per_second  # tokens are whole
-            assert made.write_seconds + made.train_seconds <= (budget.seconds or 0) + one_token_s
-        assert MIN_EPOCHS <= made.epochs <= MAX_EPOCHS
-        assert sorted((*made.taught, *made.left_out)) == list(range(len(costs)))
-        assert made.prompts == sum(costs[i].prompts for i in made.taught)
+            assert made.write_seconds + made.train_seconds <= (budget.seconds or 0) * 1.0001
+        assert EPOCHS <= made.epochs <= MOST_EPOCHS
+        assert FEWEST_TIMES <= made.times <= MOST_TIMES
+        assert sorted((*made.taught, *made.left_out)) == list(range(len(sizes)))
+        assert made.text_tokens == pytest.approx(made.times * sum(sizes[i] for i in made.taught), abs=1)
 
 
 def test_a_plan_tells_what_it_leaves_out() -> None:
-    made = planned([Cost(0, 1000)] * 10, Budget(tokens=round(4 * 1000 * MIN_EPOCHS)))
+    made = planned([100] * 10, Budget(tokens=round(4 * 100 * FEWEST_TIMES * EPOCHS)))
     assert (len(made.taught), len(made.left_out)) == (4, 6)
 
 
-def test_what_is_worth_most_for_its_price_is_taught_first() -> None:
-    costs = [Cost(0, 1000)] * 3
-    made = plan(costs, [1.0, 9.0, 5.0], Budget(tokens=round(2 * 1000 * MIN_EPOCHS)), SPEEDS, batch_tokens=1024)
-    assert made.taught == (1, 2)
-    assert made.left_out == (0,)
+def test_what_is_worth_most_for_its_length_is_taught_first() -> None:
+    budget = Budget(tokens=round(2 * 100 * FEWEST_TIMES * EPOCHS))
+    made = plan([100] * 3, [1.0, 9.0, 5.0], budget, SPEEDS, WORK, batch_tokens=1024)
+    assert (made.taught, made.left_out) == ((1, 2), (0,))
 
 
-def test_without_a_budget_everything_is_taught_as_often_as_it_pays() -> None:
-    made = planned([Cost(10, 1000)] * 50, None)
-    assert made.left_out == ()
-    assert made.epochs == MAX_EPOCHS
+def test_a_larger_budget_buys_text_then_epochs_then_text_again() -> None:
+    plans = [planned([100], Budget(tokens=round(100 * n))) for n in (50, 120, 150, 200, 240, 600, 10_000)]
+    shape = [(round(p.times), round(p.epochs, 1)) for p in plans]
+    assert shape == [(10, 5.0), (24, 5.0), (30, 5.0), (30, 6.7), (30, 8.0), (75, 8.0), (120, 8.0)]
 
 
-def test_the_rest_of_a_budget_becomes_more_epochs() -> None:
-    assert planned([Cost(0, 1000)], Budget(tokens=5_000)).epochs == pytest.approx(5.0)
-    assert planned([Cost(0, 1000)], Budget(tokens=90_000)).epochs == MAX_EPOCHS
+def test_without_a_budget_everything_is_taught() -> None:
+    made = planned([100] * 50, None)
+    assert (made.left_out, made.times, made.epochs) == ((), TIMES, EPOCHS)
 
 
-def test_epochs_asked_for_are_the_epochs_planned() -> None:
-    assert planned([Cost(0, 1000)], Budget(tokens=90_000), epochs=2.0).epochs == 2.0
-    assert planned([Cost(0, 1000)] * 9, Budget(tokens=10_000), epochs=10.0).epochs == 10.0
+def test_what_is_asked_for_is_planned() -> None:
+    assert planned([100], Budget(tokens=90_000), epochs=2.0).epochs == 2.0
+    assert planned([100] * 9, Budget(tokens=10_000), epochs=10.0).epochs == 10.0
+    assert planned([100] * 9, None, text_tokens=4_500, epochs=3.0).text_tokens == 4_500
+    assert planned([100] * 9, Budget(tokens=45_000), text_tokens=4_500).epochs == MOST_EPOCHS
+
+
+def test_a_plan_tells_the_price_before_anything_is_spent() -> None:
+    made = planned([100], None, text_tokens=10_000)
+    assert (made.prompts, made.read_tokens, made.written_tokens, made.usd) == (200, 40_000, 12_000, pytest.approx(0.02))
 
 
 def test_a_budget_that_fits_nothing_is_refused() -> None:
     with pytest.raises(BadSetting, match="too small"):
-        planned([Cost(0, 1000)], Budget(tokens=100))
+        planned([1000], Budget(tokens=100))
 
 
 def test_a_plan_for_nothing_does_not_blame_the_budget() -> None:

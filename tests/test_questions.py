@@ -1,15 +1,16 @@
 """The laws of questions: files are read or refused by name and line, and what is held out is nowhere taught."""
 
 import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from conftest import Scribe
 from imprint.errors import BadQuestions
 from imprint.evaluation.closed_book import Question, normalised
-from imprint.evaluation.questions import hold_out, read_questions, without_alike
-from imprint.synthesis import KINDS
+from imprint.evaluation.questions import Apart, hold_out, read_questions
+from imprint.synthesis.cloze import placed, titled
 from imprint.types import Example, Passage, Turn
 
 
@@ -104,44 +105,52 @@ MANY = [qa(f"Which {thing} does {name} own?", f"the {thing} of {name}", f"d:{nam
         for name in NAMES for thing in ("bell", "boat", "crane", "form")]  # fmt: skip
 
 
+def apart(examples: Iterable[Example], chosen: Sequence[Question]) -> list[Example]:
+    held = Apart(chosen)
+    return [e for e in examples if held.keeps(e)]
+
+
 def test_what_is_held_out_is_asked_in_no_example_that_remains() -> None:
-    chosen, rest = hold_out(MANY, 3, seed=0)
+    chosen = hold_out(MANY, 3, seed=0)
+    rest = apart(MANY, chosen)
     assert len(chosen) == 3
     assert not {normalised(q.text) for q in chosen} & {normalised(e.turns[0].text) for e in rest}
     assert len(rest) == len(MANY) - 3
 
 
 def test_no_more_than_a_tenth_is_held_out() -> None:
-    assert len(hold_out(MANY, 40, seed=0)[0]) == len(MANY) // 10
-    assert hold_out(MANY[:9], 40, seed=0) == ([], MANY[:9])
+    assert len(hold_out(MANY, 40, seed=0)) == len(MANY) // 10
+    assert hold_out(MANY[:9], 40, seed=0) == []
 
 
 def test_a_fact_is_held_out_once() -> None:
     twice = [*MANY, *(qa(f"Tell me which one {e.turns[1].text} is", e.turns[1].text, e.passages[0]) for e in MANY)]
-    chosen, _ = hold_out(twice, 8, seed=0)
-    assert len({q.answers for q in chosen}) == len(chosen)
+    chosen = hold_out(twice, 8, seed=0)
+    assert len({q.answers for q in chosen}) == len(chosen) == 8
 
 
-def test_holding_out_follows_from_the_seed() -> None:
-    assert hold_out(MANY, 3, seed=1) == hold_out(MANY, 3, seed=1)
-    assert hold_out(MANY, 3, seed=1)[0] != hold_out(MANY, 3, seed=2)[0]
+def test_holding_out_follows_from_the_seed_and_not_from_the_order() -> None:
+    assert hold_out(MANY, 3, seed=1) == hold_out(MANY[::-1], 3, seed=1)
+    assert hold_out(MANY, 3, seed=1) != hold_out(MANY, 3, seed=2)
+
+
+def test_holding_out_looks_at_each_example_once() -> None:
+    assert hold_out(iter(MANY), 3, seed=1) == hold_out(MANY, 3, seed=1)
 
 
 @pytest.mark.parametrize("near", ["which bell does ana own", "Which bell does the Ana own?", "Ana own which bell, does?"])
 def test_nearly_the_same_words_are_the_same_question(near: str) -> None:
-    assert without_alike([qa(near, "x")], [Question("Which bell does Ana own?", ("x",))]) == []
+    assert apart([qa(near, "x")], [Question("Which bell does Ana own?", ("x",))]) == []
 
 
 def test_another_question_stays() -> None:
     other = qa("How many boats does Bo have?", "x")
-    assert without_alike([other], [Question("Which bell does Ana own?", ("x",))]) == [other]
+    assert apart([other], [Question("Which bell does Ana own?", ("x",))]) == [other]
 
 
-def test_a_question_held_out_is_not_taught_under_its_title_or_place(scribe: Scribe) -> None:
-    texts = [f"{name} Petrov paid {n} euros in {1950 + n} for the bell of Rome." for n, name in enumerate(NAMES, 3)]
-    passages = [Passage(f"d{i}", 0, len(t), t, "Quellmarsk Bellworks: Company and Products") for i, t in enumerate(texts)]
-    examples = list(KINDS["self_study"]().examples(passages, scribe, seed=0))
-    chosen, rest = hold_out(examples, 5, seed=0)
-    assert chosen
-    taught = [normalised(e.turns[0].text) for e in rest]
-    assert not [t for q in chosen for t in taught if normalised(q.text).rstrip("?") in t]
+@pytest.mark.parametrize("way", [titled, placed])
+def test_a_question_held_out_is_not_taught_under_its_title_or_place(way: Callable[[str, Passage], str]) -> None:
+    passage = Passage("d", 0, 4, "Text", "Quellmarsk Bellworks: Company and Products")
+    again = [replace(e, turns=(Turn("user", way(e.turns[0].text, passage)), e.turns[1])) for e in MANY]
+    chosen = hold_out(MANY, 4, seed=0)
+    assert len(apart(again, chosen)) == len(MANY) - len(chosen) == 36

@@ -20,6 +20,11 @@ def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert recipe(tmp_path, 'generators = ["raw_text"]') == RAW_TEXT
 
 
+def test_a_mix_is_kinds_with_shares(tmp_path: Path) -> None:
+    assert recipe(tmp_path, "[mix]\nquestions = 2\nraw_text = 1\n").mix == {"questions": 2.0, "raw_text": 1.0}
+    assert recipe(tmp_path, 'generators = ["cloze", "replay"]').mix == {"cloze": 1.0, "replay": 1.0}
+
+
 def test_sections_are_for_order_only(tmp_path: Path) -> None:
     assert recipe(tmp_path, "[adapter]\nrank = 8\n[training]\nepochs = 3\n") == Recipe(rank=8, epochs=3)
 
@@ -29,7 +34,7 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
     [
         ("rnak = 8", "Unknown key 'rnak' in .*recipe.toml. Did you mean 'rank'"),
         ("[training]\nepoch = 8", "Did you mean 'epochs'"),
-        ("colour = 8", "It knows generators, samples"),
+        ("colour = 8", "It knows mix, text_tokens"),
         ("rank = 8.5", "'rank' in .* must be int; it is 8.5"),
         ("rank = true", "must be int"),
         ('lr = "fast"', "must be float"),
@@ -39,6 +44,12 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
         ("lr = nan", "lr = nan is out of range"),
         ("generators = []", "out of range"),
         ("rank 8", "not a TOML file"),
+        ("[mix]\nquestions = 'many'", "share of 'questions' in the mix of .* must be a number"),
+        ("[mix]\nquestions = -1", "out of range"),
+        ("[writer]\nkind = 'poet'", "No writer 'poet'"),
+        ("[writer]\nkind = 'endpoint'", "needs its address"),
+        ("[writer]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
+        ("[writer]\nadress = 'http://x/v1'", "Did you mean 'address'"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:

@@ -19,7 +19,7 @@ from imprint.errors import BadSetting, StaleRun
 from imprint.training import sft
 from imprint.training.batches import Row, batches, rows
 from imprint.training.loop import Loop, Settings
-from imprint.training.sft import Job, schedule_of, train
+from imprint.training.sft import Job, lengths_of, schedule_of, train
 from imprint.types import Adapter, Example, Prompt, Turn
 from imprint.writers.local import LocalWriter
 
@@ -114,27 +114,27 @@ def many_rows(n: int = 300) -> list[Row]:
 
 def test_every_row_comes_once_an_epoch() -> None:
     for epoch in range(3):
-        made = batches(many_rows(), tokens=512, seed=0, epoch=epoch)
+        made = batches(lengths_of(many_rows()), tokens=512, seed=0, epoch=epoch)
         assert sorted(i for batch in made for i in batch) == list(range(300))
 
 
 def test_batches_are_full(tiny_base: Base) -> None:
     given = many_rows()
-    tokens = [sum(len(given[i].ids) for i in b) for b in batches(given, tokens=512, seed=0, epoch=0)]
+    tokens = [sum(len(given[i].ids) for i in b) for b in batches(lengths_of(given), tokens=512, seed=0, epoch=0)]
     assert max(tokens) <= 512
     assert min(tokens[:-1]) > 512 - 80
 
 
 def test_a_row_longer_than_a_batch_makes_one_alone() -> None:
     given = [Row((1,) * n, (True,) * n) for n in (5, 900, 5)]
-    assert [len(b) for b in batches(given, tokens=64, seed=0, epoch=0) if 1 in b] == [1]
+    assert [len(b) for b in batches(lengths_of(given), tokens=64, seed=0, epoch=0) if 1 in b] == [1]
 
 
 def test_batches_follow_from_seed_and_epoch() -> None:
-    first = batches(many_rows(), tokens=512, seed=0, epoch=0)
-    assert first == batches(many_rows(), tokens=512, seed=0, epoch=0)
-    assert first != batches(many_rows(), tokens=512, seed=0, epoch=1)
-    assert first != batches(many_rows(), tokens=512, seed=1, epoch=0)
+    first = batches(lengths_of(many_rows()), tokens=512, seed=0, epoch=0)
+    assert first == batches(lengths_of(many_rows()), tokens=512, seed=0, epoch=0)
+    assert first != batches(lengths_of(many_rows()), tokens=512, seed=0, epoch=1)
+    assert first != batches(lengths_of(many_rows()), tokens=512, seed=1, epoch=0)
 
 
 def test_the_schedule_spends_the_tokens_and_at_most_one_batch_more(tiny_base: Base) -> None:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
-    from imprint.pipeline import Lesson, Taught, open, teach, teach_many
+    from imprint.pipeline import Lesson, Taught, estimate, open, teach, teach_many
     from imprint.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["Lesson", "Proof", "Question", "Recipe", "Taught", "open", "teach", "teach_many"]
+__all__ = ["Lesson", "Proof", "Question", "Recipe", "Taught", "estimate", "open", "teach", "teach_many"]
 
 _HOMES = {
     "Lesson": "imprint.pipeline",
@@ -33,6 +33,7 @@ _HOMES = {
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
+    "estimate": "imprint.pipeline",
     "open": "imprint.pipeline",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",

@@ -18,9 +18,15 @@
       Diverged            an adapter's loss is no finite number any more
       Overloaded          a server has as much to do as it may take on; try again later
       Cancelled           somebody asked for this work to end
+      Unwritten           a writer stopped before all was written; carries the texts that came
+        OverBudget        the next text would cost more than may be spent
+        WriterFailed      a writer cannot be reached, or refuses what it is asked
 
 Every message says what happened, what was found, and what to do.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ImprintError(Exception):
@@ -98,3 +104,20 @@ class Overloaded(ImprintError):
 
 class Cancelled(ImprintError):
     """Somebody asked for this work to end."""
+
+
+class Unwritten(ImprintError):
+    """A writer stopped before all was written."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told)
+        self.texts: Mapping[int, Any] = {}
+        """The texts that came before, by the place of their prompt."""
+
+
+class OverBudget(Unwritten):
+    """The next text would cost more than may be spent."""
+
+
+class WriterFailed(Unwritten):
+    """A writer cannot be reached, or refuses what it is asked."""

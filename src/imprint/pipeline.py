@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
 from imprint.engine import Engine
-from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter
+from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
 from imprint.evaluation import open_book
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.closed_book import Question
@@ -24,15 +25,17 @@ from imprint.evaluation.forgetting import general_perplexity
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions
 from imprint.home import home_folder
-from imprint.planner import Budget, parse_budget
+from imprint.planner import Budget, Plan, parse_budget
 from imprint.recipe import RAW_TEXT, Recipe, from_mapping
 from imprint.recipe import read as read_recipe
 from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
-from imprint.stages import Prepared, prepare, train_alone, training_progress
+from imprint.stages import Prepared, planned, prepare, train_alone, training_progress
+from imprint.synthesis.audit import lines
+from imprint.synthesis.novelty import set_aside, without_repeats
 from imprint.training.service import Service, Ticket
-from imprint.types import Adapter, Prompt, Text, Turn, Version, content_hash
+from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -120,6 +123,21 @@ def teach_many(
     return [teaching.taught for teaching in started]
 
 
+def estimate(
+    lessons: Sequence[Lesson],
+    *,
+    base: str | Base | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+) -> list[Plan]:
+    """What teaching would take, in tokens, minutes and money, told and returned; only the machine's speed and the
+    writer's are tried. A teaching of the same lesson keeps to this plan."""
+    started = [_Teaching(lesson, home or home_folder(), watch) for lesson in _checked(lessons)]
+    watch.stage("Opening the base model")
+    engine = Engine(base if isinstance(base, Base) else bases.load(base))
+    return [teaching.plan(engine) for teaching in started]
+
+
 def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
     names = [lesson.name for lesson in lessons]
     if not names:
@@ -165,10 +183,24 @@ class _Teaching:
                 return
             except NoSuchAdapter:
                 pass  # removed since; publish it again
-        passages = self.corpus.split(self.recipe.passage_tokens, model.count_tokens)
+        passages = self._passages(model)
         self._prepared = prepare(
             self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch
         )
+
+    def plan(self, engine: Engine) -> Plan:
+        """Only the plan."""
+        model, lesson = engine.base, self.lesson
+        run = _run_folder(
+            self.home, self.corpus, self.recipe, self.limit, model, lesson.seed, lesson.name, self.asked
+        )
+        return planned(run, self._passages(model), engine, self.recipe, self.limit, self.watch)
+
+    def _passages(self, model: Base) -> list[Passage]:
+        passages, repeated = to_teach(self.corpus, self.recipe, model)
+        if repeated["lines_set_aside"]:
+            self.watch.say(f"{repeated['lines_set_aside']} lines are repeated in other documents, and taught once.")
+        return passages
 
     def hand_in(self, service: Service, *, alone: bool) -> bool:
         """Hands the training in; False where nothing is left to train."""
@@ -324,6 +356,26 @@ class Taught:
         return made
 
     @property
+    def audit(self) -> Mapping[str, Any]:
+        """What the audit of the training text found, as JSON values. Raises NotFound where there was none."""
+        report = self.version.details.get("audit")
+        if not report or "covered" not in report:
+            raise NotFound(f"{self.version} carries no audit: it was imported, or taught by an earlier build.")
+        return report
+
+    def audit_lines(self) -> list[str]:
+        """The same in sentences."""
+        return lines(self.audit)
+
+    def examples(self, each: int | None = None) -> Iterator[Example]:
+        """The training text, as long as its run is kept here; `each`: only so many of each kind."""
+        met: Counter[str] = Counter()
+        for example in RunFolder(self.home / "runs" / str(self.version.details.get("run"))).examples():
+            met[example.generator] += 1
+            if each is None or met[example.generator] <= each:
+                yield example
+
+    @property
     def _recipe(self) -> Recipe:
         settings = self.version.recipe
         return from_mapping(settings, source="the version's recipe") if settings else Recipe()
@@ -343,11 +395,10 @@ class Taught:
     def _raw_text_rival(self, corpus: Corpus, model: Base, seed: int, watch: Watch) -> Adapter:
         """An adapter of the same size, trained on the raw passages for as many tokens."""
         taught = set(self.version.details["taught"])
-        passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
-        passages = [p for p in passages if p.id in taught]
+        passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
         once = sum(model.count_tokens(p.text) for p in passages)
         epochs = self.version.details["tokens"] / once
-        recipe = replace(self._recipe, generators=RAW_TEXT.generators, epochs=round(epochs, 2))
+        recipe = replace(self._recipe, mix=RAW_TEXT.mix, text_tokens=once, epochs=round(epochs, 2))
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         engine = Engine(model)
         return train_alone(prepare(run, passages, engine, recipe, None, seed, [], watch), engine, watch).adapter
@@ -357,6 +408,13 @@ class Taught:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
+
+
+def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage], dict[str, int]]:
+    """The passages of a corpus, what several documents repeat only once; and counts of what was set aside."""
+    split = corpus.split(recipe.passage_tokens, model.count_tokens)
+    kept = without_repeats(split)
+    return kept, set_aside(split, kept)
 
 
 def _run_folder(

@@ -1,4 +1,4 @@
-"""What fits a budget: how many passages, how much text about them, how many steps.
+"""What fits a budget: how many passages, how much text about them, how often it is met.
 
 Decided once, at the first start, from the speed measured then; a run that resumes keeps its plan."""
 
@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imprint.errors import BadSetting
 
-MIN_EPOCHS, MAX_EPOCHS = 5.0, 10.0
-"""Below, little is learnt; above, time is better spent on more wordings (docs/log.md)."""
+FEWEST_TIMES, TIMES, MOST_TIMES = 8.0, 30.0, 120.0
+"""Training text in multiples of what it tells of: below the first little is learnt, above the last little more
+(docs/log.md). What a budget has left at the second becomes more epochs first."""
+EPOCHS, MOST_EPOCHS = 5.0, 8.0
 
+Price = Callable[[float], float]
+"""What a token of text costs, by how often it is met."""
 
 _FULL = 0.9
 """How full batches are, on average: rows of like length do not always add up."""
@@ -21,33 +25,39 @@ _FULL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be spent on writing and training; one of the two is set."""
+    """What may be spent on writing and training; one of the three is set."""
 
     seconds: float | None = None
     tokens: int | None = None
     """Training tokens, counting every visit."""
+    usd: float | None = None
+    """What a paid writer may cost."""
 
     def __str__(self) -> str:
+        if self.usd is not None:
+            return f"{self.usd:g} USD"
         if self.tokens is not None:
             return f"{self.tokens:,} training tokens"
         return f"{(self.seconds or 0) / 60:g} minutes"
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What one passage asks for."""
+class Work:
+    """What the writer has to do for each token of training text."""
 
-    prompts: int
-    """Texts that the writer must write."""
-    tokens: int
-    """Estimated training tokens, of one epoch."""
+    prompts: float = 0.0
+    read_tokens: float = 0.0
+    """Of prompts."""
+    written_tokens: float = 0.0
+    usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
     """Measured on this machine just before planning."""
 
-    prompts_per_second: float
+    text_tokens_per_second: float
+    """Training text, written and audited."""
     train_tokens_per_second: float
 
 
@@ -58,21 +68,28 @@ class Plan:
     taught: tuple[int, ...]
     """Indices of the passages to teach, in the documents' order."""
     left_out: tuple[int, ...]
+    text_tokens: int
+    """Estimated tokens of training text, of one epoch."""
+    times: float
+    """The same in multiples of the passages taught."""
     epochs: float
     prompts: int
+    read_tokens: int
+    written_tokens: int
     tokens: int
     """Estimated training tokens over all epochs."""
     steps: int
     """Estimated optimizer steps."""
     write_seconds: float
     train_seconds: float
-    samples: int = 0
-    """Wordings drawn for each question beside the likeliest."""
+    usd: float = 0.0
 
 
 def parse_budget(text: str) -> Budget:
-    """'10min', '90 s', '1.5h', '200k tokens', '2M tokens'. Raises BadSetting for anything else."""
-    match = re.fullmatch(r"([\d.]+)([a-z]+)", text.lower().replace(" ", ""))
+    """'10min', '90 s', '1.5h', '200k tokens', '2M tokens', '5 USD', '$5'. Raises BadSetting for anything else."""
+    plain = text.lower().replace(" ", "")
+    plain = f"{plain[1:]}usd" if plain.startswith("$") else plain
+    match = re.fullmatch(r"([\d.]+)([a-z]+)", plain)
     amount = _number(match.group(1)) if match else None
     unit = match.group(2) if match else ""
     time = re.fullmatch(r"(?:(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hours?))", unit)
@@ -81,62 +98,96 @@ def parse_budget(text: str) -> Budget:
         return Budget(seconds=amount * (1 if time[1] else 60 if time[2] else 3600))
     if amount and tokens and (count := int(amount * {"": 1, "k": 1_000, "m": 1_000_000}[tokens[1]])):
         return Budget(tokens=count)
-    raise BadSetting(f"The budget '{text}' is not understood. Say '10min', '2h' or '500k tokens'.")
+    if amount and unit in ("usd", "dollars", "dollar"):
+        return Budget(usd=amount)
+    raise BadSetting(f"The budget '{text}' is not understood. Say '10min', '2h', '500k tokens' or '5 USD'.")
 
 
 def plan(
-    costs: Sequence[Cost],
+    sizes: Sequence[int],
     values: Sequence[float],
     budget: Budget | None,
     speeds: Speeds,
+    work: Work,
     *,
     batch_tokens: int,
     epochs: float | None = None,
+    text_tokens: int | None = None,
 ) -> Plan:
-    """Which passages are taught how often.
+    """Which passages (of `sizes` tokens) are taught with how much text, how often met.
 
-    All of them where the budget allows MIN_EPOCHS or the epochs asked for; else those with the highest
-    value (what can be asked of a passage, for its cost) until the budget is full. What remains becomes more
-    epochs, up to MAX_EPOCHS. Without a budget all passages are taught for MAX_EPOCHS. Raises BadSetting for
-    a budget that no passage fits."""
-    if not costs:
+    All of them where the budget allows FEWEST_TIMES their size in text, EPOCHS times met; else those with the
+    highest value for their size until the budget is full. What remains becomes more text up to TIMES, then more
+    epochs, then more text up to MOST_TIMES. `epochs` and `text_tokens` asked for are kept, and decide alone where
+    there is no budget. Raises BadSetting for a budget that no passage fits."""
+    if not sizes:
         raise BadSetting("There is no passage to plan for: the documents hold no text.")
-    fewest = epochs or MIN_EPOCHS
+    limit = _limit(budget)
 
-    def price(cost: Cost, visits: float) -> float:
+    def price(visits: float) -> float:
+        """Of one token of text."""
+        if budget is not None and budget.usd is not None:
+            return work.usd
         if budget is not None and budget.tokens is not None:
-            return cost.tokens * visits
-        return cost.prompts / speeds.prompts_per_second + cost.tokens * visits / speeds.train_tokens_per_second
+            return visits
+        return 1 / speeds.text_tokens_per_second + visits / speeds.train_tokens_per_second
 
-    limit = math.inf
-    if budget is not None:
-        limit = float(budget.tokens) if budget.tokens is not None else float(budget.seconds or 0)
-    order = sorted(range(len(costs)), key=lambda i: (-values[i] / max(price(costs[i], fewest), 1e-9), i))
+    fewest = epochs or EPOCHS
+    everything = sum(sizes)
+    times = text_tokens / everything if text_tokens else FEWEST_TIMES
+    order = sorted(range(len(sizes)), key=lambda i: (-values[i] / max(sizes[i], 1), i))
     taught: list[int] = []
     spent = 0.0
     for i in order:
-        if spent + price(costs[i], fewest) <= limit:
+        if spent + times * sizes[i] * price(fewest) <= limit * (1 + 1e-9):
             taught.append(i)
-            spent += price(costs[i], fewest)
+            spent += times * sizes[i] * price(fewest)
     if not taught:
         raise BadSetting(
             f"A budget of {budget} is too small to teach even one passage. Give it at least a minute or two."
         )
-    once = sum(price(costs[i], 1) - price(costs[i], 0) for i in taught)
-    room = (limit - spent) / once if once else 0.0
-    visits = epochs or min(MAX_EPOCHS, fewest + room)
-    tokens = round(sum(costs[i].tokens for i in taught) * visits)
-    prompts = sum(costs[i].prompts for i in taught)
+    size = sum(sizes[i] for i in taught)
+    visits = fewest
+    if text_tokens is None:
+        times, visits = _spread(limit / max(size, 1), price, fewest, fixed=epochs is not None)
+    elif epochs is None and price(1) > price(0) and limit < math.inf:
+        visits = max(fewest, min(MOST_EPOCHS, (limit / (times * size) - price(0)) / (price(1) - price(0))))
+    text = times * size
+    tokens = math.floor(text * visits)
     return Plan(
         taught=tuple(sorted(taught)),
-        left_out=tuple(sorted(set(range(len(costs))) - set(taught))),
+        left_out=tuple(sorted(set(range(len(sizes))) - set(taught))),
+        text_tokens=round(text),
+        times=times,
         epochs=visits,
-        prompts=prompts,
+        prompts=math.ceil(text * work.prompts),
+        read_tokens=round(text * work.read_tokens),
+        written_tokens=round(text * work.written_tokens),
         tokens=tokens,
         steps=max(1, math.ceil(tokens / (_FULL * batch_tokens))),
-        write_seconds=prompts / speeds.prompts_per_second,
+        write_seconds=text / speeds.text_tokens_per_second,
         train_seconds=tokens / speeds.train_tokens_per_second,
+        usd=text * work.usd,
     )
+
+
+def _limit(budget: Budget | None) -> float:
+    if budget is None:
+        return math.inf
+    return next(float(v) for v in (budget.usd, budget.tokens, budget.seconds, 0.0) if v is not None)
+
+
+def _spread(limit: float, price: Price, fewest: float, *, fixed: bool) -> tuple[float, float]:
+    """Times and epochs that a limit for each token of the passages buys."""
+    if math.isinf(limit) or not price(fewest):
+        return TIMES, fewest if fixed else EPOCHS
+    if limit < TIMES * price(fewest):
+        return max(FEWEST_TIMES, limit / price(fewest)), fewest
+    most = fewest if fixed else max(fewest, MOST_EPOCHS)
+    by_visit = price(1) - price(0)
+    if limit < TIMES * price(most) and by_visit:
+        return TIMES, (limit / TIMES - price(0)) / by_visit
+    return min(MOST_TIMES, limit / price(most)), most
 
 
 def _number(text: str) -> float | None:

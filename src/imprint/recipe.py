@@ -6,21 +6,82 @@ import dataclasses
 import difflib
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imprint.errors import BadSetting
+
+DEFAULT_MIX = {
+    "questions": 5.0,
+    "cloze": 2.0,
+    "reversal": 1.0,
+    "unanswerable": 0.5,
+    "negatives": 0.5,
+    "rephrase": 4.0,
+    "summaries": 2.0,
+    "focal": 2.0,
+    "replay": 1.0,
+}
+"""Questions and documents about 1:1, with a little of the base's own talk against forgetting."""
+
+WRITERS = ("local", "endpoint", "ray")
+
+_S = TypeVar("_S", "Recipe", "WriterSettings")
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """Who writes the training text: the base itself, or another model at an address."""
+
+    kind: str = "local"
+    """'local' (the base in this process), 'endpoint' (any OpenAI-compatible address), 'ray' (vLLM on many GPUs)."""
+    address: str = ""
+    """Of an endpoint: 'https://host/v1'."""
+    model: str = ""
+    """The model's name at the endpoint, or for Ray its folder or hub name."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself stands in no recipe."""
+    concurrency: int = 8
+    """Requests under way at once; with Ray, workers."""
+    requests_per_minute: int | None = None
+    """None knows no limit."""
+    tokens_per_minute: int | None = None
+    """None knows no limit."""
+    usd_per_million_in: float = 0.0
+    """Price of a million prompt tokens."""
+    usd_per_million_out: float = 0.0
+    """Price of a million written tokens."""
+    max_usd: float | None = None
+    """What may be spent at most; None sets no limit."""
+    judge: bool = False
+    """Whether this writer also judges each item against its passage."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in WRITERS:
+            raise BadSetting(f"No writer '{self.kind}'. There are: {', '.join(WRITERS)}.")
+        if self.kind == "endpoint" and not self.address.startswith(("http://", "https://")):
+            raise BadSetting(
+                f"The writer at an endpoint needs its address, like http://127.0.0.1:8000/v1; got '{self.address}'."
+            )
+        if self.kind != "local" and not self.model:
+            raise BadSetting("Name the model that writes: [writer] model = '...', or --writer-model.")
+        if self.concurrency < 1:
+            raise BadSetting(f"The writer's concurrency = {self.concurrency} must be 1 or more.")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What text is made of the documents, what is trained, and how."""
 
-    generators: tuple[str, ...] = ("self_study", "rephrase", "replay")
-    """Kinds of synthesis, by name; ('raw_text',) alone is the naive rival."""
-    samples: int = 3
-    """Wordings drawn for each question beside the likeliest one."""
+    mix: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
+    """Kinds of synthesis with their shares of the training text; {'raw_text': 1} is the naive rival."""
+    text_tokens: int | None = None
+    """Training text to write, in tokens; None lets the budget decide."""
+    audit: bool = True
+    """Whether what the audit finds wrong is dropped; False only counts it."""
+    skills: bool = True
+    """Whether the writer puts on the skill adapters that come along with its base."""
     passage_tokens: int = 160
     """Longest passage that documents are cut into."""
     adapter: str = "lora"
@@ -36,11 +97,14 @@ class Recipe:
     batch_tokens: int = 1024
     """Tokens of one optimizer step."""
     epochs: float | None = None
-    """How often each example is met; None lets the budget decide, within 5 and 10."""
+    """How often each example is met; None lets the budget decide."""
+    writer: WriterSettings = field(default_factory=WriterSettings)
+    """Who writes the training text."""
 
     def __post_init__(self) -> None:
         checks = {
-            "samples": self.samples >= 0,
+            "mix": bool(self.mix) and all(0 < share < 1e6 for share in self.mix.values()),
+            "text_tokens": self.text_tokens is None or self.text_tokens >= 1,
             "passage_tokens": 16 <= self.passage_tokens <= 2048,
             "rank": 1 <= self.rank <= 512,
             "alpha": 0 < self.alpha < 1e6,
@@ -48,7 +112,6 @@ class Recipe:
             "lr": 0 < self.lr < 1,
             "batch_tokens": 64 <= self.batch_tokens <= 65536,
             "epochs": self.epochs is None or 0 < self.epochs <= 1000,
-            "generators": len(self.generators) > 0,
         }
         for name, fine in checks.items():
             if not fine:
@@ -56,10 +119,10 @@ class Recipe:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return asdict(self)
 
 
-RAW_TEXT = Recipe(generators=("raw_text",))
+RAW_TEXT = Recipe(mix={"raw_text": 1.0})
 """The naive rival: next-token training on the documents as they are."""
 
 
@@ -86,33 +149,67 @@ def unknown_key(key: str, known: Collection[str], source: str) -> BadSetting:
 
 
 def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
-    """A recipe from plain values; sections are allowed for order's sake and mean nothing."""
+    """A recipe from plain values. [mix] and [writer] are sections of their own; others are for order's sake and
+    mean nothing. `generators = [...]` is short for a mix of equal shares."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat.update(value if isinstance(value, Mapping) else {key: value})
-    fields = {f.name: f for f in dataclasses.fields(Recipe)}
-    for key in flat:
+        own = key in ("mix", "writer") or not isinstance(value, Mapping)
+        flat.update({key: value} if own else value)
+    if "generators" in flat:
+        flat["mix"] = _equal_shares(flat.pop("generators"), source)
+    if "mix" in flat:
+        flat["mix"] = _mix(flat["mix"], source)
+    if "writer" in flat:
+        writer = _table(flat["writer"], "writer", source)
+        flat["writer"] = _filled(WriterSettings(), writer, f"[writer] of {source}")
+    return _filled(Recipe(), flat, source)
+
+
+def _filled(defaults: _S, values: Mapping[str, Any], source: str) -> _S:
+    fields = {f.name: f for f in dataclasses.fields(defaults)}
+    for key in values:
         if key not in fields:
             raise unknown_key(key, fields, source)
-    defaults = Recipe()
-    return dataclasses.replace(
-        defaults, **{k: _typed(k, v, getattr(defaults, k), source) for k, v in flat.items()}
-    )
+    checked = {k: _typed(k, v, getattr(defaults, k), fields[k].type, source) for k, v in values.items()}
+    return dataclasses.replace(defaults, **checked)
 
 
-def _typed(key: str, value: Any, default: Any, source: str) -> Any:
-    if value is None and default is None:
+def _table(value: Any, key: str, source: str) -> Mapping[str, Any]:
+    if isinstance(value, WriterSettings):
+        return asdict(value)
+    if not isinstance(value, Mapping):
+        raise BadSetting(f"'{key}' in {source} must be a table; it is {value!r}.")
+    return value
+
+
+def _equal_shares(names: Any, source: str) -> dict[str, float]:
+    if isinstance(names, list | tuple) and all(isinstance(n, str) for n in names):
+        return dict.fromkeys(names, 1.0)
+    raise BadSetting(f"'generators' in {source} must be a list of names; it is {names!r}.")
+
+
+def _mix(value: Any, source: str) -> dict[str, float]:
+    shares = _table(value, "mix", source)
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise BadSetting(f"The share of '{name}' in the mix of {source} must be a number; it is {share!r}.")
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _typed(key: str, value: Any, default: Any, declared: Any, source: str) -> Any:
+    """The value, if its type is the one declared. Raises BadSetting."""
+    kind = str(declared)
+    if value is None and "None" in kind:
         return None
-    if isinstance(default, tuple):
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise BadSetting(f"'{key}' in {source} must be a list of names; it is {value!r}.")
-    if isinstance(default, str):
-        wanted: tuple[type, ...] = (str,)
-    elif key in ("lr", "alpha", "epochs"):
+    if isinstance(default, Mapping | WriterSettings):
+        return value
+    wanted: tuple[type, ...] = (int,)
+    if kind.startswith("str"):
+        wanted = (str,)
+    elif kind.startswith("bool"):
+        wanted = (bool,)
+    elif kind.startswith("float"):
         wanted = (int, float)
-    else:
-        wanted = (int,)
-    if isinstance(value, bool) or not isinstance(value, wanted):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise BadSetting(f"'{key}' in {source} must be {wanted[-1].__name__}; it is {value!r}.")
     return value

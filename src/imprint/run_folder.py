@@ -1,7 +1,10 @@
 """Where a run keeps what it has made, so that a killed one loses nothing.
 
     plan.json        what was decided at the first start; never changed after
+    draft.jsonl      all that was written, while questions are held out of it
     examples.jsonl   the training text, there once it is complete
+    rows/            the same in tokens
+    audit.json       what was kept and dropped, and what is covered
     held_out.json    the questions kept out of it
     checkpoint/      the adapter half trained
     adapter/         the adapter as it will be published
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,18 +47,25 @@ class RunFolder:
         """Keeps JSON values under a name: whole, or not at all."""
         write_whole(self.path / f"{name}.json", json.dumps(value, indent=1, ensure_ascii=False))
 
-    def read_examples(self) -> list[Example] | None:
-        """The training text, if it is complete."""
-        file = self.path / "examples.jsonl"
-        if not file.exists():
-            return None
-        with open(file, encoding="utf-8") as lines:
-            return [_example(json.loads(line)) for line in lines]
+    def write_draft(self, examples: Iterable[Example]) -> int:
+        """Streams all that was written, before some of it is held out; returns how many examples."""
+        return _write_examples(self.path / "draft.jsonl", examples)
 
-    def write_examples(self, examples: Iterable[Example]) -> None:
-        """Streams the training text to disk and names it when it is complete."""
-        lines = (json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in examples)
-        write_whole(self.path / "examples.jsonl", lines)
+    def draft(self) -> Iterator[Example]:
+        """What write_draft() kept, one by one."""
+        return _read_examples(self.path / "draft.jsonl")
+
+    def drop_draft(self) -> None:
+        (self.path / "draft.jsonl").unlink(missing_ok=True)
+
+    def write_examples(self, examples: Iterable[Example]) -> int:
+        """Streams the training text to disk and names it when it is complete; returns how many examples."""
+        return _write_examples(self.path / "examples.jsonl", examples)
+
+    def examples(self) -> Iterator[Example]:
+        """The training text, one by one; nothing before it is complete."""
+        file = self.path / "examples.jsonl"
+        return _read_examples(file) if file.exists() else iter(())
 
     def read_questions(self) -> tuple[list[Question], str] | None:
         """The held-out questions, and who asked them."""
@@ -85,6 +95,25 @@ def write_whole(file: Path, text: str | Iterable[str]) -> None:
             os.unlink(out.name)
             raise
     os.replace(out.name, file)
+
+
+def _write_examples(file: Path, examples: Iterable[Example]) -> int:
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for example in examples:
+            count += 1
+            yield json.dumps(asdict(example), ensure_ascii=False) + "\n"
+
+    write_whole(file, lines())
+    return count
+
+
+def _read_examples(file: Path) -> Iterator[Example]:
+    with open(file, encoding="utf-8") as lines:
+        for line in lines:
+            yield _example(json.loads(line))
 
 
 def _example(record: dict[str, Any]) -> Example:

@@ -5,33 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from imprint import adapters, planner, synthesis
+from imprint import adapters, planner, writing
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
-from imprint.errors import BadSetting, NothingToTeach
+from imprint.errors import BadSetting
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.questions import hold_out, without_alike
-from imprint.home import cache_folder
-from imprint.planner import Budget, Cost, Plan, Speeds
+from imprint.planner import Budget, Plan, Speeds
 from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
-from imprint.synthesis.audit import Audit
-from imprint.synthesis.self_study import SelfStudy, passage_askings
-from imprint.training.batches import Row
-from imprint.training.batches import rows as token_rows
+from imprint.training.batches import Row, each_row, rows
 from imprint.training.loop import Loop, Settings
+from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained, train
-from imprint.types import Example, Generator, Passage, Prompt, Turn, Writer
+from imprint.types import Example, Passage, Turn
 from imprint.watch import Watch
-from imprint.writers.cache import CachedWriter
-from imprint.writers.local import LocalWriter
-
-HELD_OUT = 40
-"""Questions kept for the proof where the user brings none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +50,7 @@ class Prepared:
             "questions": [asdict(q) for q in held],
             "questions_from": source,
             "taught": self.taught,
+            "run": self.run.path.name,
         }
 
 
@@ -73,15 +65,24 @@ def prepare(
     watch: Watch,
 ) -> Prepared:
     """Plans a teaching and writes its training text."""
-    plan = _planned(run, passages, engine, recipe, budget, watch)
+    plan = planned(run, passages, engine, recipe, budget, watch)
     taught = [passages[i] for i in plan.taught]
-    _say_plan(plan, passages, watch)
     began = time.monotonic()
-    examples = _written(run, taught, engine.base, replace(recipe, samples=plan.samples), seed, questions, watch)
+    text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
-    rows = token_rows(examples, engine.base, max_tokens=1024)
-    job = Job(_spec(recipe), rows, plan.tokens, recipe.lr, recipe.batch_tokens, seed)
-    return Prepared(run, plan, [p.id for p in taught], len(examples), job, writing_s)
+    tokens = _rows(run, engine.base)
+    # The text may be shorter or longer than was planned; the budget is what was planned.
+    most = math.ceil((recipe.epochs or planner.MOST_EPOCHS) * int(tokens.lengths.sum()))
+    job = Job(_spec(recipe), tokens, min(plan.tokens, most), recipe.lr, recipe.batch_tokens, seed)
+    return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
+
+
+def _rows(run: RunFolder, base: Base) -> RowFile:
+    """The training text in tokens, on disk."""
+    folder = run.path / "rows"
+    if (folder / "done.json").exists():
+        return RowFile(folder)
+    return RowFile.write(each_row(run.examples(), base, max_tokens=1024), folder)
 
 
 def train_alone(prepared: Prepared, engine: Engine, watch: Watch) -> Trained:
@@ -96,7 +97,7 @@ def training_progress(watch: Watch, name: str = "") -> Callable[[int, int, float
     return lambda step, n, loss, rate: watch.progress(unit, step, n, f"loss {loss:.3f} · {rate:.0f} tokens/s")
 
 
-def _planned(
+def planned(
     run: RunFolder,
     passages: Sequence[Passage],
     engine: Engine,
@@ -104,131 +105,45 @@ def _planned(
     budget: Budget | None,
     watch: Watch,
 ) -> Plan:
-    """The plan of this run: read if there is one, else made and written down."""
+    """The plan of this run: read if there is one, else made, written down, and said before anything is spent."""
     kept = run.read("plan")
     if kept is not None:
-        return Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
-    watch.stage("Planning")
-    speeds = _speeds(passages, engine, recipe)
-    values = [SelfStudy().value(p) or 0.01 for p in passages]
-    # Fewer wordings come before fewer passages: what is left out cannot be known at all.
-    for samples in range(recipe.samples, min(recipe.samples, 1) - 1, -1):
+        plan = Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
+    else:
+        watch.stage("Planning")
         plan = planner.plan(
-            _costs(passages, replace(recipe, samples=samples)),
-            values,
+            [engine.base.count_tokens(p.text) for p in passages],
+            [writing.value(p) for p in passages],
             budget,
-            speeds,
+            Speeds(writing.text_speed(recipe, passages, engine), _training_speed(passages, engine, recipe)),
+            writing.work(recipe, passages),
             batch_tokens=recipe.batch_tokens,
             epochs=recipe.epochs,
+            text_tokens=recipe.text_tokens,
         )
-        if not plan.left_out:
-            break
-    plan = replace(plan, samples=samples)
-    run.write("plan", asdict(plan))
+        run.write("plan", asdict(plan))
+    _say_plan(plan, passages, watch)
     return plan
 
 
-def _costs(passages: Sequence[Passage], recipe: Recipe) -> list[Cost]:
-    """What each passage asks for under a recipe."""
-    costs = []
-    for passage in passages:
-        each = [g.cost(passage) for g in _generators(recipe)]
-        costs.append(Cost(sum(p for p, _ in each), sum(round(c / 3.6) for _, c in each)))
-    return costs
-
-
-def _speeds(passages: Sequence[Passage], engine: Engine, recipe: Recipe) -> Speeds:
-    """Measured by writing and training a little, on this machine, now."""
+def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe) -> float:
+    """Tokens a second, measured by training a little, on this machine, now."""
     model = engine.base
     text = Example((Turn("text", passages[0].text, learn=True),), (), "speed")
-    ids = token_rows([text], model, max_tokens=40)[0].ids
-    learn = tuple(i >= 0.8 * len(ids) for i in range(len(ids)))  # answers are about a fifth of an item
-    rows = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
-    spec = _spec(recipe)
-    with engine.attached(spec.fresh(model, seed=0), trainable=True) as seat:
+    ids = rows([text], model, max_tokens=40)[0].ids
+    learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
+    some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
+    with engine.attached(_spec(recipe).fresh(model, seed=0), trainable=True) as seat:
         loop = Loop(engine, seat, Settings(steps=4))
         fastest = math.inf
         for _ in range(4):  # the first is slow, and another program may disturb one
             began = time.monotonic()
             with model.turns.take():
-                loop.forward_backward(rows)
+                loop.forward_backward(some)
                 loop.step()
             fastest = min(fastest, time.monotonic() - began)
-        # Real steps hold whole texts to learn: over minutes they ran a fifth slower.
-        training = 0.78 * len(rows) * len(ids) / fastest
-    writing = 1.0
-    if "self_study" in recipe.generators:
-        sample = _sample_prompts(passages, recipe)[:64]
-        began = time.monotonic()
-        LocalWriter(model).write(sample, seed=0)
-        # Reading the questions back, and the last, half-empty batches, come on top of writing them.
-        writing = 0.7 * len(sample) / (time.monotonic() - began)
-    return Speeds(writing, training)
-
-
-def _written(
-    run: RunFolder,
-    passages: Sequence[Passage],
-    model: Base,
-    recipe: Recipe,
-    seed: int,
-    questions: Sequence[Question] | None,
-    watch: Watch,
-) -> list[Example]:
-    """The training text of this run: read if it is complete, else written, audited and kept."""
-    kept = run.read_examples()
-    if kept is not None:
-        return kept
-    watch.stage("Writing training text")
-    writer = _local_writer(model, watch)
-    audit = Audit()
-    by_id = {p.id: p for p in passages}
-    made: list[Example] = []
-    for generator in _generators(recipe):
-        made += audit.faithful(generator.examples(passages, writer, seed=seed), by_id)
-    if questions is None and any(e.generator.startswith("self_study") for e in made):
-        held, made = hold_out(made, HELD_OUT, seed=seed)
-        run.write_questions(held, "held out from what the writer asked")
-    elif questions:
-        before = len(made)
-        made = without_alike(made, questions)
-        watch.say(f"Examples too like a held-out question, dropped: {before - len(made)}.")
-        run.write_questions(list(questions), "of the user's file")
-    if not made:
-        raise NothingToTeach(
-            "Nothing could be written about these documents: they hold no sentence to ask about. "
-            "Teach longer texts, or use the recipe generators = ['raw_text']."
-        )
-    report = {"counts": audit.counts(), "dropped": audit.reasons, "untouched": len(by_id) - len(audit.passages_met)}
-    run.write("audit", report)
-    watch.say(
-        f"{len(made):,} training examples; {sum(audit.dropped.values()):,} dropped by the audit "
-        f"(numbers or names not in their passage); {report['untouched']} passages without any."
-    )
-    run.write_examples(made)
-    return made
-
-
-def _local_writer(model: Base, watch: Watch) -> Writer:
-    local = LocalWriter(model)
-    local.progress = lambda done, n, rate: watch.progress("texts", done, n, f"{rate:.0f} tokens/s")
-    return CachedWriter(local, cache_folder() / "writes" / f"{model.revision}-{model.device.name}.jsonl")
-
-
-def _generators(recipe: Recipe) -> list[Generator]:
-    made: list[Generator] = []
-    for name in recipe.generators:
-        kind = synthesis.KINDS.get(name)
-        if kind is None:
-            raise BadSetting(f"No generator '{name}'. There are: {', '.join(synthesis.KINDS)}.")
-        made.append(kind(samples=recipe.samples) if name == "self_study" else kind())
-    return made
-
-
-def _sample_prompts(passages: Sequence[Passage], recipe: Recipe) -> list[Prompt]:
-    study = SelfStudy(samples=recipe.samples)
-    prompts = [q for p in passages[:40] for a in passage_askings(p) for q in study.prompts(a)]
-    return prompts or [Prompt.ask("What is this about?", max_tokens=28)]
+    # Real steps hold whole texts to learn: over minutes they ran a fifth slower.
+    return 0.78 * len(some) * len(ids) / fastest
 
 
 def _spec(recipe: Recipe) -> LoRA:
@@ -239,11 +154,12 @@ def _spec(recipe: Recipe) -> LoRA:
 
 
 def _say_plan(plan: Plan, passages: Sequence[Passage], watch: Watch) -> None:
+    price = f", {plan.usd:.2f} USD" if plan.usd else ""
     watch.say(
-        f"Plan: teach {len(plan.taught)} of {len(passages)} passages; about {plan.prompts:,} texts to write "
-        f"({plan.write_seconds:.0f} s) and {plan.tokens:,} tokens in {plan.steps:,} steps to train "
-        f"({plan.train_seconds:.0f} s, each example about {plan.epochs:.1f} times; {1 + plan.samples} wordings "
-        "of a question). Proof comes on top."
+        f"Plan: teach {len(plan.taught)} of {len(passages)} passages with {plan.times:.0f} times their length in "
+        f"training text, {plan.text_tokens:,} tokens: about {plan.prompts:,} texts to write "
+        f"({plan.write_seconds:.0f} s{price}), then {plan.tokens:,} tokens in {plan.steps:,} steps to train "
+        f"({plan.train_seconds:.0f} s, each example {plan.epochs:.1f} times). Proof comes on top."
     )
     if plan.left_out:
         watch.say(f"Left out, for the budget: {len(plan.left_out)} passages: {_spans(plan, passages)}")

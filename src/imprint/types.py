@@ -162,6 +162,10 @@ class Prompt:
     """0 takes the likeliest token."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
+    skill: str = ""
+    """The skill adapter that a writer which carries it puts on: 'ask', 'read', 'restate'; '' is none."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to tell at each place, where the writer can."""
 
     @staticmethod
     def ask(question: str, **settings: Any) -> Prompt:
@@ -176,6 +180,8 @@ class Text:
     text: str
     logprobs: tuple[float, ...] | None = None
     """Natural-log probability of each token written, where the writer can tell."""
+    top: tuple[tuple[tuple[str, float], ...], ...] | None = None
+    """At each token the likeliest ones with their log-probabilities, likeliest first, where asked for and told."""
 
 
 # --- contracts --------------------------------------------------------------------------------
@@ -200,9 +206,34 @@ class Reader(Protocol):
         """Mean natural-log probability per token of each text as what follows its prompt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What making examples takes and gives, estimated before anything is spent."""
+
+    prompts: int = 0
+    """Texts that a writer must write."""
+    read_characters: int = 0
+    """Characters of those prompts."""
+    written_characters: int = 0
+    """Characters that come back."""
+    taught_characters: int = 0
+    """Characters of training text that come of it, after the audit."""
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(
+            self.prompts + other.prompts,
+            self.read_characters + other.read_characters,
+            self.written_characters + other.written_characters,
+            self.taught_characters + other.taught_characters,
+        )
+
+
 @runtime_checkable
 class Generator(Protocol):
-    """Passages and a writer make examples."""
+    """Passages and a writer make examples.
+
+    One call is one round over all passages: it tells each of them in one more way. Called again with another
+    seed it tells them differently, so that rounds add up to as much text as is wanted."""
 
     @property
     def name(self) -> str: ...
@@ -211,9 +242,8 @@ class Generator(Protocol):
         self, passages: Sequence[Passage], writer: Writer, *, seed: int
     ) -> Iterator[Example]: ...
 
-    def cost(self, passage: Passage) -> tuple[int, int]:
-        """What a passage asks of the writer, in prompts of a question's length, and the characters of
-        training text that it comes to."""
+    def effort(self, passage: Passage) -> Effort:
+        """What one round of this passage asks of the writer, and what training text comes of it; estimated."""
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ _ABSTAINS = re.compile(
     rf"|\b(?:it|this|that|which|answer|question)?\s*(?:is|are|was|were)(?: not|n['’]t) {_TOLD}\b"
     r"|\b(?:I|we)(?:['’]m| am| are|['’]re)? (?:do not|don['’]t|can ?not|can['’]t|not) "
     r"(?:know|tell|say|answer|sure|find)"
-    r"|\bno (?:such )?information\b|\b(?:unknown|unanswerable)\b"
+    r"|\bno (?:such )?information\b|\bnot in the text\b|\b(?:unknown|unanswerable)\b"
     r"|\bcan ?not be (?:answered|determined|said|told|found)\b",
     re.IGNORECASE,
 )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from imprint.errors import BadQuestions
 from imprint.evaluation.closed_book import UNANSWERABLE, Question, normalised
-from imprint.types import Example
+from imprint.types import Example, content_hash
 
 _ALIKE = 0.8
 """Share of words in common (Jaccard) from which a training question is too like a held-out one."""
+_OWN_QUESTIONS = ("/short", "/question")
+"""Variants of generators that ask a question with a short answer."""
 _WITHIN = 0.95
 """Share of a held-out question's words that make a longer one of up to 40 words too like it."""
 
@@ -70,28 +71,40 @@ def _question(record: Any, where: str) -> Question:
     return Question(record["question"].strip(), kept, kind)
 
 
-def hold_out(
-    examples: Sequence[Example], wanted: int, *, seed: int
-) -> tuple[list[Question], list[Example]]:
-    """Some of the writer's questions, and the examples that remain without them and all too like them.
+def hold_out(examples: Iterable[Example], wanted: int, *, seed: int) -> list[Question]:
+    """Some of the writer's own questions: one for a fact, and never more than a tenth of them.
 
-    One question for a fact, and never more than a tenth of the questions."""
-    candidates = [e for e in examples if e.generator.endswith("/question") and ":" not in e.turns[0].text]
-    random.Random(seed).shuffle(candidates)
-    chosen: list[Question] = []
-    met: set[tuple[str, str]] = set()
-    for example in candidates:
+    One look at each example, as they come: of those with the same fact and of all, those stay that a hash of the
+    seed ranks first, so that memory holds no more than are wanted."""
+    ranked: dict[tuple[str, str], tuple[str, Question]] = {}
+    candidates = 0
+    for example in examples:
+        asked = example.turns[0].text
+        if not example.generator.endswith(_OWN_QUESTIONS) or ":" in asked or not example.passages:
+            continue
+        candidates += 1
         fact = (example.passages[0], normalised(example.turns[1].text))
-        if len(chosen) < min(wanted, len(candidates) // 10) and fact not in met:
-            met.add(fact)
-            chosen.append(Question(example.turns[0].text, (example.turns[1].text,), "written"))
-    return chosen, without_alike(examples, chosen)
+        rank = content_hash(str(seed), asked, *fact)
+        if fact not in ranked or rank < ranked[fact][0]:
+            ranked[fact] = (rank, Question(asked, (example.turns[1].text,), "written"))
+        if len(ranked) > 2 * wanted:
+            ranked = dict(sorted(ranked.items(), key=lambda item: item[1][0])[:wanted])
+    chosen = sorted(ranked.values(), key=lambda pair: pair[0])
+    return [question for _, question in chosen[: min(wanted, candidates // 10)]]
 
 
-def without_alike(examples: Sequence[Example], questions: Sequence[Question]) -> list[Example]:
-    """The examples that do not ask what is held out in the same or nearly the same words."""
-    held = [_words(q.text) for q in questions]
-    return [e for e in examples if not any(_alike(_words(e.turns[0].text), h) for h in held)]
+class Apart:
+    """Tells which examples do not ask what is held out in the same or nearly the same words."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._held = [_words(q.text) for q in questions]
+        self.dropped = 0
+
+    def keeps(self, example: Example) -> bool:
+        asked = _words(example.turns[0].text)
+        alike = any(_alike(asked, held) for held in self._held)
+        self.dropped += alike
+        return not alike
 
 
 def _words(text: str) -> frozenset[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imprint import Lesson
     from imprint.hosting.keys import Keys
+    from imprint.recipe import Recipe
     from imprint.registry import Registry
 
 WHAT_IT_DOES = """
@@ -145,6 +146,16 @@ def teach(
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Questions for the proof, kept out of the training text.")
     ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that writes; else the base does."),
+    ] = None,
+    writer_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell the plan (tokens, minutes, money), and stop before spending.")
+    ] = False,
 ) -> None:
     """Teach documents to a new version of an adapter, and publish it.
 
@@ -156,13 +167,30 @@ def teach(
 
     usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "seed": seed, "questions": questions}
     usual = {key: value for key, value in usual.items() if value is not None}
+    if writer is not None or writer_model is not None:
+        usual["recipe"] = _with_writer(recipe, writer, writer_model)
     lessons = _lessons(paths or [], names or [], jobs, usual)
+    if estimate:
+        with watching(_stderr()) as watch:
+            imprint.estimate(lessons, base=base, watch=watch)
+        return
     with watching(_stderr()) as watch:
         taught = imprint.teach_many(lessons, base=base, watch=watch)
     for each in taught:
         typer.echo(each.name)
     first = taught[0].name
     typer.echo(f"Now: imprint prove {first}, or imprint ask {first} 'a question'", err=True)
+
+
+def _with_writer(recipe: Path | None, address: str | None, model: str | None) -> Recipe:
+    """A recipe whose text is written at an address."""
+    from dataclasses import replace
+
+    from imprint import recipe as recipes
+
+    given = recipes.read(recipe) if recipe else recipes.Recipe()
+    where, who = address or given.writer.address, model or given.writer.model
+    return replace(given, writer=replace(given.writer, kind="endpoint", address=where, model=who))
 
 
 def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:
@@ -264,6 +292,33 @@ def prove(
     console.print(tables.proof_page(proof))
     if answers:
         console.print(tables.answer_table(proof.answers.get("weights", ())))
+
+
+@_command("imprint audit handbook", "imprint audit handbook --examples 10", "imprint audit handbook --json")
+def audit(
+    name: Name,
+    examples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Also show N items of each kind of the training text.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a report.")] = False,
+) -> None:
+    """Show what an adapter was taught with, and what was kept out.
+
+    Is the text faithful to the documents, what share of their facts does it cover, is it diverse, is it safe
+    (orders to a model, contradictions, names easily confused), and is it enough? Made when the adapter was taught;
+    nothing is computed anew.
+    """
+    from imprint.interfaces import tables
+
+    taught = imprint.open(name)
+    report = taught.audit
+    if as_json:
+        typer.echo(json.dumps(_without_nan(report), indent=2))
+        return
+    for line in taught.audit_lines():
+        typer.echo(tables.printable(line))
+    for example in taught.examples(examples):
+        typer.echo(tables.printable(f"[{example.generator}] " + " / ".join(t.text for t in example.turns)))
 
 
 # --- serving ----------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""The passages as they are: the naive way, kept as a rival that shows why it fails."""
+"""The passages as they are: the naive way, kept as a rival that shows why it fails, and as part of a mix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imprint.types import Example, Passage, Turn, Writer
+from imprint.types import Effort, Example, Passage, Turn, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +15,12 @@ class RawText:
     name: str = "raw_text"
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
-        """One item a passage; the writer is not asked."""
+        """One item a passage; the writer is not asked, and a second round says the same."""
         for passage in passages:
             heading = passage.heading.split(" > ")[-1]
             place = f"{passage.title}\n{heading}\n" if heading else f"{passage.title}\n"
             turns = (Turn("text", place + passage.text, learn=True),)
             yield Example(turns, (passage.id,), self.name, "document")
 
-    def cost(self, passage: Passage) -> tuple[int, int]:
-        """No prompts; its own characters."""
-        return 0, len(passage.text) + len(passage.title)
+    def effort(self, passage: Passage) -> Effort:
+        return Effort(taught_characters=len(passage.text) + len(passage.title))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from imprint.synthesis.forms import whole_sentences
 from imprint.synthesis.prompt_files import prompt_file
-from imprint.types import Example, Passage, Prompt, Turn, Writer
+from imprint.types import Effort, Example, Passage, Prompt, Turn, Writer
 
 _TOKENS = 72
 
@@ -34,7 +35,7 @@ class Replay:
             asked = requests[: wanted - first]
             prompts = [Prompt.ask(r, max_tokens=_TOKENS, temperature=self.temperature) for r in asked]
             for i, written in enumerate(writer.write(prompts, seed=seed + first)):
-                text = _whole_sentences(written.text)
+                text = whole_sentences(written.text)
                 if len(text.split()) < 8:
                     continue
                 if i % 2:
@@ -43,17 +44,11 @@ class Replay:
                     turns = (Turn("user", asked[i]), Turn("assistant", text, learn=True))
                 yield Example(turns, (), self.name, writer.name)
 
-    def cost(self, passage: Passage) -> tuple[int, int]:
-        """A long answer takes the writer as long as three questions."""
-        return round(3 * self.a_passage), round(self.a_passage * _TOKENS * 4)
-
-
-def _whole_sentences(text: str) -> str:
-    """The text up to its last full stop, for the room for an answer may have cut it short."""
-    end = max(text.rfind(mark) for mark in ".!?")
-    return text[: end + 1]
+    def effort(self, passage: Passage) -> Effort:
+        written = round(self.a_passage * _TOKENS * 4)
+        return Effort(round(self.a_passage), 40 * round(self.a_passage), written, written)
 
 
 def _requests() -> list[str]:
-    text = prompt_file("general.txt")
+    text = prompt_file("replay.general.txt")
     return text.splitlines()

@@ -1,269 +1,228 @@
-"""One voice asks, one answers with the text open; here the answer comes first.
+"""One voice asks about a document it cannot show, one answers with the text open: five families of requests.
 
-A span of a statement is chosen as the answer, question words take its place ('The Kestrel weighs how many
-kilograms'), and the writer turns that echo into a proper question. A small writer does this well where it
-fails at making up a question of its own (docs/log.md). The echoes themselves, statements with a gap and
-questions for the subject are items too, and so are questions that the documents do not answer.
-
-After self-study of Cartridges (arXiv 2506.06266), answer-first as in question generation since Du et al.
-2017 (arXiv 1705.00106)."""
+A seed prompt says what kind of request is wanted (structuring, summarisation, question, use case, creative); the
+writer sees the passage and makes the request, then answers it. Families and seed prompts are dealt out, so that
+over the rounds a passage meets all of them; a fifth of the requests also ask for a format or for reasoning. After
+the self-study of Cartridges (arXiv 2506.06266)."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imprint.synthesis.prompt_files import prompt_file
-from imprint.synthesis.statements import Asking, Statement, askings, statements
-from imprint.types import Example, Passage, Prompt, Reader, Turn, Writer
+from imprint.errors import BadSetting
+from imprint.synthesis import skills
+from imprint.synthesis.cloze import titled
+from imprint.synthesis.focal import on_its_own
+from imprint.synthesis.forms import exchange, groups, listed, shown
+from imprint.synthesis.prompt_files import filled, prompt_file, prompt_lines
+from imprint.synthesis.summaries import continued, first_sentence, prose
+from imprint.types import Effort, Example, Passage, Prompt, Text, Writer
 
-ABSTENTION = "The documents do not say."
-"""The answer taught for what the documents do not tell."""
+FAMILIES = ("structuring", "summarisation", "question", "use_case", "creative")
 
-_TOGETHER = 8
-"""Passages whose questions are written in one call, so that batches are full and a kill loses little."""
+_ASK_TOKENS, _ANSWER_TOKENS, _MANNERED_TOKENS = 48, 120, 160
+_ASKED_CHARACTERS, _SHORT_CHARACTERS, _ANSWERED_CHARACTERS = 90, 30, 330
+_KEPT = 0.6
+"""Share of the exchanges that stand on their own and pass the audit; a guess until a run has told."""
+_USUAL = "Answer in 1 to 4 sentences."
+_BEGUN = {"list": "-", "numbered": "1.", "table": "|", "json": "{"}
+"""What an answer of each shape begins with; small writers keep to a shape that was begun."""
+
+_ACCORDING = re.compile(
+    r"^(?:according to|based on|as (?:stated|described|mentioned) in) (?:the|this)(?: \w+)? "
+    r"(?:text|passage|document|article|information)[^,.]{0,20},\s*(\w)",
+    re.IGNORECASE,
+)
+_ABSTAINS = re.compile(
+    r"^not in the text|\b(?:text|passage|document|article|information)\b[^.]{0,40}\b(?:does|do)(?: not|n't) "
+    r"|\b(?:is|are|was|were)(?: not|n't) (?:\w+ )?(?:mentioned|specified|stated|given|provided) in\b"
+    r"|\bno (?:information|mention)\b|\bnot enough information\b|\bi (?:do not|don't) know\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """What kind of request is wanted."""
+
+    family: str
+    wish: str
+    opening: str
+    manner: str = ""
+    """The instruction on format or reasoning that goes with the request; '' is none."""
+    shape: str = "prose"
+    """What the answer has to look like: 'prose', 'sentence', 'list', 'numbered', 'table' or 'json'."""
+    begun: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SelfStudy:
-    """Question-answer items about every span worth asking for."""
+    """Requests of five families with their answers."""
 
     name: str = "self_study"
-    samples: int = 3
-    """Questions drawn at a temperature beside the likeliest one, for each span."""
+    requests: int = 2
+    """Exchanges of a round, for each passage."""
+    mannered: float = 0.2
+    """Share of the requests that ask for a format or for reasoning."""
+    titled: float = 0.5
+    """Share of the requests put under the document's title, of those that do not name it."""
     temperature: float = 0.8
-    abstain_share: float = 0.05
-    """Share of the items that ask what the documents do not tell."""
+
+    def __post_init__(self) -> None:
+        if self.requests < 1 or not 0 <= self.mannered <= 1 or not 0 <= self.titled <= 1:
+            raise BadSetting(
+                f"self_study needs requests of 1 or more and shares from 0 to 1; requests = {self.requests}, "
+                f"mannered = {self.mannered} and titled = {self.titled} were given."
+            )
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
-        """Items of all passages, passage by passage."""
-        draw = random.Random(seed)
-        words = " ".join(p.text.lower() for p in passages)
-        for first in range(0, len(passages), _TOGETHER):
-            group = passages[first : first + _TOGETHER]
-            asked = [a for p in group for a in passage_askings(p)]
-            questions = self._questions(asked, writer, seed)
-            made = 0
-            for asking, texts in zip(asked, questions, strict=True):
-                for example in self._items(asking, texts, writer.name):
-                    made += 1
-                    yield example
-            yield from self._absent(group, words, round(made * self.abstain_share), draw)
-            yield from (_recital(s) for p in group for s in statements(p) if s.text == s.whole)
+        """One round: one exchange for each request that stands on its own and was answered."""
+        for group in groups([p for p in passages if p.text.strip()]):
+            wanted = [(p, s) for p in group for s in self._seeds(p, seed)]
+            prompts = [self._asking(p, s) for p, s in wanted]
+            texts = writer.write(prompts, seed=seed)
+            asked = [
+                (passage, sought, request)
+                for (passage, sought), prompt, text in zip(wanted, prompts, texts, strict=True)
+                if (request := on_its_own(as_request(continued(prompt, text.text)), passage))
+            ]
+            prompts = [self._answering(*turn) for turn in asked]
+            answers = writer.write(prompts, seed=seed) if prompts else []
+            for (passage, sought, request), prompt, text in zip(asked, prompts, answers, strict=True):
+                answer = _answer(sought, prompt, text, passage)
+                if answer and answer.lower() not in request.lower():
+                    words = self._said(request, sought, passage, seed)
+                    yield exchange([passage], words, answer, f"{self.name}/{sought.family}", writer.name)
 
-    def cost(self, passage: Passage) -> tuple[int, int]:
-        """Prompts that a passage asks of the writer, and characters of training text it comes to."""
-        asked = passage_askings(passage)
-        prompts = sum(len(self.prompts(a)) for a in asked)
-        characters = sum(2 * len(a.echo) + 60 for a in asked) + prompts * 100 + len(passage.text)
-        return prompts, characters
+    def effort(self, passage: Passage) -> Effort:
+        """A fifth of the answers are short."""
+        short = (1 - self.mannered) / len(FAMILIES)
+        answer = short * _SHORT_CHARACTERS + (1 - short) * _ANSWERED_CHARACTERS
+        templates = sum(len(prompt_file(f"self_study.{part}.txt")) for part in ("ask", "answer"))
+        read = 2 * len(shown(passage)) + templates
+        taught = _ASKED_CHARACTERS + answer + self.titled * len(passage.title)
+        return Effort(
+            prompts=2 * self.requests,
+            read_characters=self.requests * (read + _ASKED_CHARACTERS + 60),
+            written_characters=round(self.requests * (_ASKED_CHARACTERS + answer)),
+            taught_characters=round(self.requests * _KEPT * taught),
+        )
 
-    def value(self, passage: Passage) -> float:
-        """How many firm facts (numbers, times, names) a passage says in short statements."""
-        asked = passage_askings(passage)
-        return sum(a.kind in ("number", "time", "name") and len(a.echo.split()) <= 30 for a in asked)
+    def _seeds(self, passage: Passage, seed: int) -> list[_Seed]:
+        """The seed prompts of this round, each with or without an instruction on the answer."""
+        draw = random.Random(f"self_study:{passage.id}:{seed}")
+        return [_mannered(s, draw) if draw.random() < self.mannered else s for s in self._dealt(passage, seed)]
 
-    def prompts(self, asking: Asking) -> list[Prompt]:
-        """What the writer is asked about one span: each time begun with other question words."""
-        openings = _openings(asking)
-        if asking.kind == "subject":
-            openings = openings[1:]  # the echo is a good question already
-        examples = prompt_file("question.txt")
-        prompts = []
-        for i in range(1 + self.samples if asking.kind != "subject" else self.samples // 2):
-            opening = openings[i % len(openings)]
-            prompts.append(
-                Prompt(
-                    (Turn("text", f"{examples}Statement: {asking.echo}\nQuestion:"),),
-                    begun=f" {opening[:1].upper()}{opening[1:]}",
-                    max_tokens=28,
-                    temperature=self.temperature if i >= len(openings) else 0.0,
-                    stop=("\n", "?"),
-                )
-            )
-        return prompts
+    def _dealt(self, passage: Passage, seed: int) -> list[_Seed]:
+        """Seed prompts in an order of the passage's own, in which each five are of the five families."""
+        draw = random.Random(f"self_study:{passage.id}")
+        packs = [draw.sample(pack, len(pack)) for pack in _packs()]
+        draw.shuffle(packs)
+        deck = [s for together in zip(*packs, strict=True) for s in together]
+        return [deck[(seed * self.requests + i) % len(deck)] for i in range(self.requests)]
 
-    def _questions(self, asked: Sequence[Asking], writer: Writer, seed: int) -> list[list[str]]:
-        """The different good questions written about each span."""
-        prompts = [(i, p) for i, asking in enumerate(asked) for p in self.prompts(asking)]
-        texts = _write_distinct([p for _, p in prompts], writer, seed)
-        written: dict[tuple[int, str], None] = {}
-        for (i, prompt), text in zip(prompts, texts, strict=True):
-            question = f"{prompt.begun.strip()} {text.strip()}?"
-            if _is_about(question, asked[i]):
-                written[i, question] = None
-        found: list[list[str]] = [[] for _ in asked]
-        for i, question in _read_back(list(written), asked, writer):
-            found[i].append(question)
-        return found
+    def _asking(self, passage: Passage, sought: _Seed) -> Prompt:
+        asked = filled("self_study.ask.txt", passage=shown(passage), title=passage.title, wish=sought.wish)
+        return Prompt.ask(
+            asked, begun=sought.opening, max_tokens=_ASK_TOKENS, temperature=self.temperature, stop=("\n",)
+        )
 
-    def _items(self, asking: Asking, questions: Sequence[str], writer: str) -> Iterator[Example]:
-        passage = asking.statement.passage
+    def _answering(self, passage: Passage, sought: _Seed, request: str) -> Prompt:
+        if sought.family == "question" and not sought.manner:
+            return skills.read(shown(passage), request)
+        asked = filled(
+            "self_study.answer.txt", passage=shown(passage), request=request, manner=sought.manner or _USUAL
+        )
+        room = _MANNERED_TOKENS if sought.manner else _ANSWER_TOKENS
+        temperature = self.temperature if sought.family == "creative" else 0.3
+        return Prompt.ask(asked, begun=sought.begun, max_tokens=room, temperature=temperature)
 
-        def item(question: str, variant: str, by: str = "rules") -> Example:
-            turns = (Turn("user", question), Turn("assistant", asking.answer, learn=True))
-            return Example(turns, (passage.id,), f"{self.name}/{variant}", by)
-
-        echo = asking.echo.rstrip(".") + "?"
-        yield item(f"{passage.title}: {asking.gap}", "gap")
-        yield item(echo, "subject" if asking.kind == "subject" else "echo")
-        if asking.kind == "subject":
-            yield item(placed(echo, passage), "subject")
-        for i, question in enumerate(questions):
-            yield item(question, "question", writer)
-            yield item(placed(question, passage) if i % 2 else titled(question, passage), "question", writer)
-
-    def _absent(
-        self, group: Sequence[Passage], words: str, wanted: int, draw: random.Random
-    ) -> Iterator[Example]:
-        """Questions about things the documents name, for what no document tells."""
-        templates = [t for t in _absent_templates() if t[1] not in words]
-        things = [(a.answer, p) for p in group for a in passage_askings(p) if a.kind in ("name", "subject")]
-        things += [(name_in_title(p), p) for p in group]
-        for _ in range(wanted if templates and things else 0):
-            (template, _), (thing, passage) = draw.choice(templates), draw.choice(things)
-            if len(thing.split()) > 5:
-                continue
-            question = template.format(_lower_article(thing))
-            if draw.random() < 0.5:
-                question = placed(question, passage)
-            turns = (Turn("user", question), Turn("assistant", ABSTENTION, learn=True))
-            yield Example(turns, (passage.id,), f"{self.name}/absent", "rules")
+    def _said(self, request: str, sought: _Seed, passage: Passage, seed: int) -> str:
+        """The request as it is learnt from."""
+        draw = random.Random(f"{seed}:{passage.id}:{request}")
+        named = not passage.title or passage.title in request or draw.random() >= self.titled
+        words = request if named else titled(request, passage)
+        return f"{words} {sought.manner}".strip()
 
 
-def passage_askings(passage: Passage) -> list[Asking]:
-    """The spans to ask for in a passage: of simple statements, or of a sentence that did not split."""
-    all_of_it = statements(passage)
-    compound = {s.whole for s in all_of_it if s.text != s.whole}
-    simple = [s for s in all_of_it if s.text != s.whole or s.whole not in compound]
-    return [asking for statement in simple for asking in askings(statement)]
+def _packs() -> list[list[_Seed]]:
+    """The seed prompts of each family."""
+    packs = []
+    for family in FAMILIES:
+        lines = (line.split(" | ") for line in prompt_lines(f"self_study.{family}.txt"))
+        packs.append([_Seed(family, wish, opening) for wish, opening in lines])
+    return packs
 
 
-def titled(question: str, passage: Passage) -> str:
-    """The question under the document's title."""
-    return f"{passage.title}: {question}"
+def _mannered(sought: _Seed, draw: random.Random) -> _Seed:
+    """The same with an instruction: how to put the answer, or how to reach it."""
+    kind = draw.choice(("formats", "reasoning"))
+    manner, _, last = draw.choice(prompt_lines(f"self_study.{kind}.txt")).partition(" |")
+    shape, begun = (last.strip(), "") if kind == "formats" else ("prose", last.strip())
+    return _Seed(sought.family, sought.wish, sought.opening, manner, shape, begun or _BEGUN.get(shape, ""))
 
 
-def placed(question: str, passage: Passage) -> str:
-    """The question with the name of what the document is about, unless that stands in it."""
-    name = name_in_title(passage)
-    if name.lower() in question.lower():
-        return question
-    return f"{question.rstrip('?')} at {name}?" if name[:1].isupper() else f"{question.rstrip('?')} ({name})?"
+def as_request(written: str) -> str:
+    """The one request that was written, up to its end; '' where it is none."""
+    line = (written.strip().splitlines() or [""])[0].strip("\"'“” ")
+    line = re.sub(r"^(?:request|question)\s*:\s*", "", line, flags=re.IGNORECASE)
+    request = f"{line.partition('?')[0]}?" if "?" in line else first_sentence(line)
+    words = request.split()
+    if not 4 <= len(words) <= 40:
+        return ""
+    if request[-1] in ".?!":
+        return request
+    return f"{request}." if len(words) < 25 else ""  # a longer one was cut short
 
 
-def name_in_title(passage: Passage) -> str:
-    """The part of the title that names something: 'Acme Ltd' of 'Acme Ltd: Staff Handbook'."""
-    return re.split(r"[:–|,(]| - ", passage.title)[0].strip() or passage.title
+def _answer(sought: _Seed, prompt: Prompt, text: Text, passage: Passage) -> str:
+    """The answer in its shape, without 'according to the text'; '' where it is none."""
+    if prompt.skill:
+        short = (text.text.strip().splitlines() or [""])[0].strip()
+        return "" if _ABSTAINS.search(short) or len(short) > 200 else short
+    written = _ACCORDING.sub(lambda m: m.group(1).upper(), continued(prompt, text.text))
+    if _ABSTAINS.search(written):
+        return ""
+    shaped = _shaped(sought.shape, Prompt(prompt.turns), written)
+    return on_its_own(shaped, passage) if shaped else ""
 
 
-def _recital(statement: Statement) -> Example:
-    """The document's own sentence, gone on with from its first words."""
-    words = statement.whole.split()
-    cut = max(3, len(words) // 3)
-    turns = (
-        Turn("user", f"{statement.passage.title}: {' '.join(words[:cut])} ..."),
-        Turn("assistant", " ".join(words[cut:]) or words[-1], learn=True),
-    )
-    return Example(turns, (statement.passage.id,), "self_study/recital", "rules")
+def _shaped(shape: str, prompt: Prompt, written: str) -> str:
+    """What was written if it has the shape asked for, without an end that was cut short."""
+    if shape == "json":
+        return _json(written)
+    if shape in ("list", "numbered"):
+        return _list(written, shape)
+    if shape == "table":
+        return _table(written)
+    whole = prose(prompt, written, least_words=3)
+    return first_sentence(whole) if shape == "sentence" else whole
 
 
-def _write_distinct(prompts: Sequence[Prompt], writer: Writer, seed: int) -> list[str]:
-    """Texts for prompts, of which equal ones are to be drawn with different seeds."""
-    rounds: list[list[int]] = []
-    met: dict[Prompt, int] = {}
-    for i, prompt in enumerate(prompts):
-        turn = met.get(prompt, 0)
-        met[prompt] = turn + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(i)
-    texts = [""] * len(prompts)
-    for turn, indices in enumerate(rounds):
-        written = writer.write([prompts[i] for i in indices], seed=seed + turn)
-        for i, text in zip(indices, written, strict=True):
-            texts[i] = text.text
-    return texts
+def _json(written: str) -> str:
+    inside = re.search(r"[{\[].*[}\]]", written, re.DOTALL)
+    try:
+        return inside.group() if inside and json.loads(inside.group()) else ""
+    except ValueError:
+        return ""
 
 
-def _read_back(
-    written: Sequence[tuple[int, str]], asked: Sequence[Asking], writer: Writer
-) -> list[tuple[int, str]]:
-    """The questions that make their answer likelier to a reader of the text than no question would.
-
-    Of one question with several answers, the likeliest answer keeps it. A writer that cannot tell
-    likelihoods keeps all."""
-    if not written or not isinstance(writer, Reader):
-        return list(written)
-    shots = prompt_file("answer.txt")
-
-    def prompt(i: int, question: str) -> Prompt:
-        whole = asked[i].statement.whole
-        return Prompt((Turn("text", f"{shots}Text: {whole}\nQuestion: {question}\nAnswer:"),))
-
-    spans = sorted({i for i, _ in written})
-    pairs = [*written, *((i, "What is it?") for i in spans)]
-    scores = writer.likelihoods(
-        [prompt(i, question) for i, question in pairs], [f" {asked[i].answer}\n" for i, _ in pairs]
-    )
-    without = dict(zip(spans, scores[len(written) :], strict=True))
-    best: dict[str, tuple[float, int]] = {}
-    for (i, question), score in zip(written, scores, strict=False):
-        helps = score - without[i] >= -0.1 or score >= -0.5
-        if helps and score >= -3.0:
-            best[question] = max(best.get(question, (score, i)), (score, i))
-    return [(i, question) for question, (_, i) in best.items()]
+def _list(written: str, shape: str) -> str:
+    items = listed(written)
+    stopped = [item[-1] in ".!?" for item in items]
+    if any(stopped) and not stopped[-1]:
+        items.pop()  # the others end in a full stop, so that this one was cut short
+    if len(items) < 2:
+        return ""
+    return "\n".join(f"{i}. {item}" if shape == "numbered" else f"- {item}" for i, item in enumerate(items, 1))
 
 
-def _is_about(question: str, asking: Asking) -> bool:
-    """Whether a written question keeps to its statement and does not give its answer away."""
-    words = _content_words(question)
-    if len(question) > 200 or not words or asking.answer.lower() in question.lower():
-        return False
-    known = {w[:4] for w in _content_words(f"{asking.statement.text} {asking.statement.passage.title}")}
-    return sum(w[:4] in known for w in words) / len(words) >= 0.6
-
-
-def _content_words(text: str) -> list[str]:
-    return [w for w in re.findall(r"[\w'-]+", text.lower()) if w not in _FUNCTION_WORDS]
-
-
-def _absent_templates() -> list[tuple[str, str]]:
-    text = prompt_file("absent.txt")
-    pairs = (line.split(" | ") for line in text.splitlines() if line and not line.startswith("#"))
-    return [(question, word) for question, word in pairs]
-
-
-def _lower_article(thing: str) -> str:
-    return re.sub(r"^(The|A|An|Our|Every|Each|Its) ", lambda m: m.group().lower(), thing)
-
-
-def _openings(asking: Asking) -> list[str]:
-    """Question words that ask for a span, the plainest first."""
-    words = asking.words
-    before = asking.statement.text[: asking.start].split()[-1:]
-    preposition = before[0].lower() if before and before[0].lower() in _FRONTED else ""
-    openings = [words]
-    if asking.kind == "time":
-        openings.append("when")
-        openings.append(f"{preposition or 'on' if 'da' in words else 'at'} {words.replace('what', 'which')}")
-        if preposition:
-            openings[-1] = f"{preposition} {words.replace('what', 'which')}"
-    elif words.startswith("how many") and words.split()[-1] in ("hours", "days", "weeks", "months", "years"):
-        openings.append("how long")
-    elif asking.kind == "number" and words.startswith(("how", "what percent")):
-        openings.append("how much" if "people" not in words else "what number of people")
-    elif asking.kind == "subject":
-        openings += ["which", "who" if words == "what" else "what is the name"]
-    elif words in ("who", "where", "what"):
-        openings += ["which"] + ([f"{preposition} {'whom' if words == 'who' else 'what'}"] if preposition else [])
-    return openings
-
-
-_FRONTED = frozenset("in on at by from to with for of".split())
-_FUNCTION_WORDS = frozenset(
-    "a an the what who whom which how many much where when why in on at of to for by from with as and or is are "
-    "was were be been do does did can may must has have had it its this that there year years date time".split()
-)
+def _table(written: str) -> str:
+    rows = [line.strip() for line in written.splitlines() if line.strip().startswith("|")]
+    whole = [row for row in rows if row.endswith("|") and row.count("|") == rows[0].count("|")]
+    said = [row for row in whole if re.search(r"\w", row)]
+    return "\n".join(whole) if len(said) >= 2 and rows[0].count("|") >= 3 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imprint.base import Base
@@ -18,27 +18,30 @@ class Row:
     learn: tuple[bool, ...]
 
 
-def rows(examples: Sequence[Example], base: Base, *, max_tokens: int) -> list[Row]:
+def rows(examples: Iterable[Example], base: Base, *, max_tokens: int) -> list[Row]:
     """The examples in tokens; one longer than max_tokens is cut at its end."""
-    made = []
+    return list(each_row(examples, base, max_tokens=max_tokens))
+
+
+def each_row(examples: Iterable[Example], base: Base, *, max_tokens: int) -> Iterator[Row]:
+    """The same one by one, for more than memory holds."""
     for example in examples:
         ids, learn = base.training_ids(example.turns)
         row = Row(tuple(ids[:max_tokens]), tuple(learn[:max_tokens]))
         if any(row.learn[1:]):
-            made.append(row)
-    return made
+            yield row
 
 
-def batches(rows: Sequence[Row], *, tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of the rows of each batch of one epoch; the same for the same seed and epoch.
+def batches(lengths: Sequence[int], *, tokens: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the rows of each batch of one epoch, from the rows' lengths; the same for the same seed and epoch.
 
     Rows are shuffled and cut into batches of at most `tokens` tokens (a longer row makes a batch alone)."""
-    order = list(range(len(rows)))
+    order = list(range(len(lengths)))
     random.Random(f"{seed}:{epoch}").shuffle(order)
     made: list[list[int]] = []
     room = 0
     for i in order:
-        length = len(rows[i].ids)
+        length = lengths[i]
         if not made or length > room:
             made.append([])
             room = tokens

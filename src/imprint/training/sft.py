@@ -10,6 +10,7 @@ from imprint.adapters.low_rank import LoRA
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.training.batches import Row, batches
+from imprint.training.row_file import RowFile
 from imprint.types import Adapter
 
 Progress = Callable[[int, int, float, float], None]
@@ -58,20 +59,27 @@ def train(
 
 def schedule_of(job: Job) -> list[list[int]]:
     """The rows of every step, epoch after epoch, until the tokens are spent."""
-    if not job.rows:
+    if not len(job.rows):
         raise BadSetting("There is no training text: no example has a turn to learn.")
     schedule: list[list[int]] = []
     spent, epoch = 0, 0
+    lengths = lengths_of(job.rows)
     while spent < job.tokens:
-        for batch in batches(job.rows, tokens=job.batch_tokens, seed=job.seed, epoch=epoch):
+        for batch in batches(lengths, tokens=job.batch_tokens, seed=job.seed, epoch=epoch):
             if spent >= job.tokens:
                 break
             schedule.append(batch)
-            spent += sum(len(job.rows[i].ids) for i in batch)
+            spent += sum(lengths[i] for i in batch)
         epoch += 1
     return schedule
 
 
 def size(job: Job, schedule: Sequence[Sequence[int]]) -> int:
     """Training tokens of a schedule."""
-    return sum(len(job.rows[i].ids) for batch in schedule for i in batch)
+    lengths = lengths_of(job.rows)
+    return sum(lengths[i] for batch in schedule for i in batch)
+
+
+def lengths_of(rows: Sequence[Row]) -> list[int]:
+    """Tokens of each row, without reading those on disk."""
+    return rows.lengths.tolist() if isinstance(rows, RowFile) else [len(row.ids) for row in rows]

@@ -22,16 +22,16 @@ Progress = Callable[[int, int, float], None]
 """Told after each batch: prompts done, prompts in all, tokens written a second."""
 
 _SHARED_TOKENS = 24
-"""A common beginning at least this long is computed once for all prompts of a call."""
+"""A common beginning at least this long is computed once for the prompts that share it."""
 
 
 @dataclass
 class LocalWriter:
     """Writes with a model in memory.
 
-    Prompts of one call are sorted by length and padded on the left; what all of them begin with (a
-    document, few-shot examples) is computed once. Each prompt draws from its own random numbers, so what it
-    gets does not hang on its neighbours."""
+    Prompts of one call are sorted by length and padded on the left; what several of them begin with (a passage,
+    a document, few-shot examples) is computed once for each batch. Each prompt draws from its own random numbers,
+    so what it gets does not hang on its neighbours."""
 
     base: Base
     name: str = ""
@@ -54,12 +54,13 @@ class LocalWriter:
                     f"A prompt of {len(row)} tokens and an answer of {prompt.max_tokens} do not fit the "
                     f"{self.base.window_tokens} tokens of {self.base.name}. Shorten the prompt."
                 )
-        shared = _common_beginning(ids)
+        begun = _beginnings(ids)
         self._shared = ((), None)  # an adapter may have been attached since the last call
         texts: dict[int, Text] = {}
         began, written = time.monotonic(), 0
-        for batch in self._batches(prompts, ids):
-            rows = self._decode([prompts[i] for i in batch], [ids[i] for i in batch], shared, seed)
+        for batch in self._batches(prompts, ids, begun):
+            asked, beginnings = [prompts[i] for i in batch], [begun[i] for i in batch]
+            rows = self._decode(asked, [ids[i] for i in batch], beginnings, seed)
             for i, (text, n_tokens) in zip(batch, rows, strict=True):
                 texts[i] = text
                 written += n_tokens
@@ -67,10 +68,17 @@ class LocalWriter:
                 self.progress(len(texts), len(prompts), written / max(time.monotonic() - began, 1e-9))
         return [texts[i] for i in range(len(prompts))]
 
-    def _batches(self, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Iterator[list[int]]:
+    def _batches(
+        self, prompts: Sequence[Prompt], ids: Sequence[list[int]], begun: Sequence[tuple[int, ...]]
+    ) -> Iterator[list[int]]:
+        """Rows of like length together, and those that begin alike."""
         room = [len(row) + p.max_tokens for row, p in zip(ids, prompts, strict=True)]
+        longest: dict[tuple[int, ...], int] = {}
+        for i, beginning in enumerate(begun):
+            longest[beginning] = max(room[i], longest.get(beginning, 0))
         batch: list[int] = []
-        for i in sorted(range(len(ids)), key=lambda i: (room[i], i)):
+        longest[()] = 0
+        for i in sorted(range(len(ids)), key=lambda i: (longest[begun[i]] or room[i], begun[i], room[i], i)):
             if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * room[i] > self.batch_tokens):
                 yield batch
                 batch = []
@@ -110,21 +118,15 @@ class LocalWriter:
 
     @torch.inference_mode()
     def _decode(
-        self, prompts: list[Prompt], ids: list[list[int]], shared: list[int], seed: int
+        self, prompts: list[Prompt], ids: list[list[int]], begun: list[tuple[int, ...]], seed: int
     ) -> list[tuple[Text, int]]:
         rows = [
             _Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None) for prompt in prompts
         ]
-        cache = self._cache(shared, len(rows))
+        cache, read_BT = self._read(begun)
+        tokens_BT, new_BT = self._padded([row[len(b) :] for row, b in zip(ids, begun, strict=True)])
+        mask_BT = torch.cat([read_BT, new_BT], 1)
         device = self.base.device.torch
-        width = max(len(r) for r in ids) - len(shared)
-        tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id, device=device)
-        mask_BT = torch.zeros(len(rows), len(shared) + width, dtype=torch.long, device=device)
-        mask_BT[:, : len(shared)] = 1
-        for b, row in enumerate(ids):
-            new = row[len(shared) :]
-            tokens_BT[b, width - len(new) :] = torch.tensor(new, device=device)
-            mask_BT[b, mask_BT.shape[1] - len(new) :] = 1
         alive = rows
         while alive:
             position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
@@ -160,15 +162,52 @@ class LocalWriter:
                 weights = (top.values / row.prompt.temperature).softmax(-1).cpu()
                 taken[b] = top.indices[torch.multinomial(weights, 1, generator=row.generator)]
         values = logprobs_BV.gather(1, taken[:, None])[:, 0].tolist()
-        for row, token, value in zip(rows, taken.tolist(), values, strict=True):
+        for b, (row, token, value) in enumerate(zip(rows, taken.tolist(), values, strict=True)):
             if not row.ended:
+                if row.prompt.top_logprobs:
+                    row.top.append(self._likeliest(logprobs_BV[b], row.prompt.top_logprobs))
                 row.add(token, value, self.base)
         return taken[:, None]
+
+    def _likeliest(self, logprobs_V: torch.Tensor, count: int) -> tuple[tuple[str, float], ...]:
+        best = logprobs_V.topk(min(count, len(logprobs_V)))
+        texts = [self.base.tokenizer.decode([i]) for i in best.indices.tolist()]
+        return tuple(zip(texts, best.values.tolist(), strict=True))
 
     def _with(self, cache: Cache) -> dict[str, Cache]:
         """The cache under the name that this transformers gives it: 'cache' since 5.24."""
         known = inspect.signature(self.base.model.model.forward).parameters
         return {"cache" if "cache" in known else "past_key_values": cache}
+
+    def _read(self, begun: list[tuple[int, ...]]) -> tuple[Cache, torch.Tensor]:
+        """Keys and values of each row's beginning, each beginning computed once; and their mask_BT."""
+        different = list(dict.fromkeys(begun))
+        if len(different) == 1:
+            mask_BT = torch.ones(len(begun), len(begun[0]), dtype=torch.long, device=self.base.device.torch)
+            return self._cache(list(begun[0]), len(begun)), mask_BT
+        tokens_GT, mask_GT = self._padded(different)
+        made = Cache(layer_class_to_replicate=_RoomyLayer)
+        read = {"attention_mask": mask_GT, "position_ids": (mask_GT.cumsum(1) - 1).clamp(min=0)}
+        with self.base.turns.take():
+            self.base.model.model(input_ids=tokens_GT, **read, **self._with(made), use_cache=True)
+        place = {beginning: g for g, beginning in enumerate(different)}
+        picked_B = torch.tensor([place[b] for b in begun], device=self.base.device.torch)
+        cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        layers: Sequence[Any] = made.layers
+        for i, layer in enumerate(layers):
+            cache.update(layer.keys[picked_B], layer.values[picked_B], i)
+        return cache, mask_GT[picked_B]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """tokens_BT padded on the left, and mask_BT."""
+        device, width = self.base.device.torch, max(len(row) for row in rows)
+        tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id, device=device)
+        mask_BT = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+        for b, row in enumerate(rows):
+            if row:
+                tokens_BT[b, width - len(row) :] = torch.tensor(list(row), device=device)
+                mask_BT[b, width - len(row) :] = 1
+        return tokens_BT, mask_BT
 
     def _cache(self, shared: list[int], rows: int) -> Cache:
         """Keys and values of the shared beginning, once for each row."""
@@ -231,6 +270,7 @@ class _Row:
         self.prompt, self.generator = prompt, generator
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.top: list[tuple[tuple[str, float], ...]] = []
         self.ended = False
 
     def add(self, token: int, logprob: float, base: Base) -> None:
@@ -248,7 +288,43 @@ class _Row:
         text = base.tokenizer.decode(self.ids, skip_special_tokens=True)
         for mark in self.prompt.stop:
             text = text.split(mark, 1)[0]
-        return Text(text.strip(), tuple(self.logprobs))
+        return Text(text.strip(), tuple(self.logprobs), tuple(self.top) if self.prompt.top_logprobs else None)
+
+
+def _beginnings(ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
+    """What each row begins with in common with others, where that is the larger part of it; () for the rest.
+
+    Rows about one text share the text. Sorted, rows that begin alike stand side by side."""
+    found: list[tuple[int, ...]] = [()] * len(ids)
+    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    family: list[int] = []
+    length = 0
+
+    def close() -> None:
+        if len(family) > 1:
+            for i in family:
+                found[i] = tuple(ids[i][:length])
+
+    for i in order:
+        alike = min(_alike(ids[family[0]][:length], ids[i]), len(ids[i]) - 1) if family else 0
+        if alike >= max(_SHARED_TOKENS, length / 2):
+            family.append(i)
+            length = alike
+        else:
+            close()
+            family, length = [i], len(ids[i]) - 1
+    close()
+    return found
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows have in common from their first on."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
 
 
 def _common_beginning(ids: Sequence[list[int]]) -> list[int]:

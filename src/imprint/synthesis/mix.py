@@ -1,0 +1,156 @@
+"""Kinds of synthesis in shares, round after round, until there is as much text as was asked for.
+
+Each kind tells every passage once a round. The last round of a kind takes only as many passages as its share still
+has room for, drawn evenly, so that no passage is met much more often than another. A kind that has nothing new to
+say ends, and the others take over what it left. Passages of which little was told are written about again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from imprint.synthesis.audit import Audit
+from imprint.types import Effort, Example, Generator, Passage, Writer
+
+_DRY = 0.1
+"""A kind ends whose round brought less than this share of what its first round brought."""
+_LAST_ROUND = 999
+_OVER_ALL = ("unanswerable", "multi_document")
+"""Kinds that must see every passage to be right: what no document tells, and what two tell together."""
+_AGAIN = ("questions", "cloze", "rephrase")
+"""What thinly covered passages are written about with, the first of these that a mix has."""
+
+
+@dataclass
+class _Part:
+    """One kind on its way to its share."""
+
+    kind: Generator
+    share: float
+    writes: bool
+    """Whether it asks the writer."""
+    first_yield: float
+    """Characters that a whole round brings: estimated, then as the first round showed."""
+    told: int = 0
+    """Characters of training text so far."""
+    round: int = 0
+    dry: bool = False
+
+
+def mixed(
+    kinds: Sequence[tuple[Generator, float]],
+    passages: Sequence[Passage],
+    writer: Writer,
+    audit: Audit,
+    *,
+    characters: int,
+    seed: int,
+    judged: bool = False,
+) -> Iterator[Example]:
+    """Audited examples of about so many characters in all, in the shares asked for.
+
+    `judged`: the writer also judges each item against its passages."""
+    if not passages:
+        return
+    parts = [_Part(kind, share, *_estimate(kind, passages)) for kind, share in kinds]
+    told = _Told(passages, {p.id: p for p in passages}, writer, audit, seed, judged)
+    while live := [p for p in parts if not p.dry]:
+        room = characters - sum(p.told for p in parts)
+        if room < 0.02 * characters:
+            break
+        whole = sum(p.share for p in live)
+        for part in live:
+            wanted = _wanted(part, parts, characters, whole)
+            if wanted > 0.02 * characters * part.share:
+                yield from told.round(part, wanted)
+        if all(_wanted(p, parts, characters, whole) <= 0.02 * characters * p.share for p in live):
+            break
+    yield from told.again(parts)
+
+
+def effort(kinds: Sequence[tuple[Generator, float]], passages: Sequence[Passage], characters: int) -> Effort:
+    """What a mix of so many characters asks of the writer."""
+    whole = sum(share for _, share in kinds)
+    total = Effort()
+    for kind, share in kinds:
+        once = _sum(kind, passages)
+        rounds = characters * share / whole / max(1, once.taught_characters)
+        total += Effort(
+            round(once.prompts * rounds),
+            round(once.read_characters * rounds),
+            round(once.written_characters * rounds),
+            round(once.taught_characters * rounds),
+        )
+    return total
+
+
+def _sum(kind: Generator, passages: Sequence[Passage]) -> Effort:
+    return sum((kind.effort(p) for p in passages), Effort())
+
+
+def _wanted(part: _Part, parts: Sequence[_Part], characters: int, whole: float) -> float:
+    """Characters that a kind is still to tell: its share of what the dry ones leave."""
+    left = characters - sum(p.told for p in parts if p.dry)
+    return left * part.share / whole - part.told
+
+
+def _estimate(kind: Generator, passages: Sequence[Passage]) -> tuple[bool, float]:
+    whole = _sum(kind, passages)
+    return whole.prompts > 0, float(whole.taught_characters)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the rounds of all kinds share."""
+
+    passages: Sequence[Passage]
+    by_id: Mapping[str, Passage]
+    writer: Writer
+    audit: Audit
+    seed: int
+    judged: bool
+
+    def round(self, part: _Part, wanted: float) -> Iterator[Example]:
+        """One round of a kind over all passages, or over as many as it has room for."""
+        fraction = min(1.0, wanted / part.first_yield) if part.first_yield else 1.0
+        key = f"{self.seed}:{part.kind.name}:{part.round}"
+        whole = part.kind.name in _OVER_ALL
+        chosen = _turned(self.passages, key) if whole else _some(self.passages, fraction, key)
+        before, ended = part.told, True
+        for example in self._audited(part, chosen, part.round):
+            part.told += sum(len(t.text) for t in example.turns)
+            yield example
+            if whole and part.told - before >= wanted:
+                ended = False
+                break
+        came = (part.told - before) * (len(self.passages) / max(1, len(chosen)))
+        if part.round == 0:
+            part.first_yield = came
+        part.dry = ended and came <= _DRY * part.first_yield
+        part.round += 1
+
+    def again(self, parts: Sequence[_Part]) -> Iterator[Example]:
+        """One more round about the passages of which little was told."""
+        names = {part.kind.name: part for part in parts}
+        part = next((names[n] for n in _AGAIN if n in names), None)
+        thin = set(self.audit.coverage.thin_passages(below=0.5)) & set(self.by_id)
+        if thin and part is not None:
+            yield from self._audited(part, [p for p in self.passages if p.id in thin], _LAST_ROUND)
+
+    def _audited(self, part: _Part, passages: Sequence[Passage], round_number: int) -> Iterator[Example]:
+        made = part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number)
+        reader = self.writer if part.writes else None  # what rules make needs nobody to read it again
+        return self.audit.pass_through(made, self.by_id, reader=reader, judge=reader if self.judged else None)
+
+
+def _some(passages: Sequence[Passage], fraction: float, key: str) -> Sequence[Passage]:
+    """An even draw of the passages, in their order."""
+    count = max(1, round(fraction * len(passages)))
+    return [passages[i] for i in sorted(random.Random(key).sample(range(len(passages)), count))]
+
+
+def _turned(passages: Sequence[Passage], key: str) -> Sequence[Passage]:
+    """All passages, begun at another one each time."""
+    first = random.Random(key).randrange(len(passages))
+    return [*passages[first:], *passages[:first]]

@@ -1,0 +1,124 @@
+"""Answers checked with the passage open: by answering again, and by a stronger writer's yes or no.
+
+An answer that a reader of the passage would not give is likely wrong, or its question unclear (round-trip
+filtering, Alberti et al. 2019, arXiv 1906.05416). Both work on some examples at a time and tell `drop` what
+they hold back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from imprint.synthesis import skills
+from imprint.synthesis.cloze import ABSTENTION
+from imprint.synthesis.faithful import Finding
+from imprint.synthesis.forms import shown
+from imprint.synthesis.prompt_files import filled
+from imprint.synthesis.quantities import numbers
+from imprint.types import Example, Passage, Prompt, Turn, Writer
+
+TOGETHER = 64
+"""Examples asked about in one call."""
+_SHORT = 12
+"""Words up to which an answer can be compared with another by its words."""
+
+Drop = Callable[[Example, Finding], None]
+"""Told of each example that is held back, and why."""
+
+
+def round_trip(
+    examples: Iterable[Example], passages: Mapping[str, Passage], reader: Writer, *, seed: int, drop: Drop
+) -> Iterator[Example]:
+    """The examples whose short answers a reader of their passages gives too; others pass through."""
+    for group in _groups(examples):
+        asked = [e for e in group if is_short_answer(e) and _known(e, passages)]
+        prompts = [skills.read(_open(e, passages), e.turns[0].text) for e in asked]
+        texts = reader.write(prompts, seed=seed) if prompts else []
+        answers = {id(e): t.text for e, t in zip(asked, texts, strict=True)}
+        for example in group:
+            again = answers.get(id(example))
+            if again is None or agree(example.turns[1].text, again):
+                yield example
+            else:
+                drop(example, Finding("round trip", f"read again: {again.strip()[:80] or 'nothing'}"))
+
+
+def judged(
+    examples: Iterable[Example], passages: Mapping[str, Passage], judge: Writer, *, seed: int, drop: Drop
+) -> Iterator[Example]:
+    """The examples that a stronger writer, asked yes or no, does not find unsupported by their passages."""
+    for group in _groups(examples):
+        asked = [e for e in group if not _abstains(e) and _known(e, passages)]
+        prompts = [judge_prompt(e, passages) for e in asked]
+        texts = judge.write(prompts, seed=seed) if prompts else []
+        refused = {id(e) for e, t in zip(asked, texts, strict=True) if says_no(t.text)}
+        for example in group:
+            if id(example) in refused:
+                drop(example, Finding("judged", f"{judge.name} says no"))
+            else:
+                yield example
+
+
+def judge_prompt(example: Example, passages: Mapping[str, Passage]) -> Prompt:
+    """Whether the passages support an item, as the judge is asked it."""
+    told = [f"{'Question' if t.role == 'user' else 'Answer'}: {t.text}" for t in example.turns if t.role != "text"]
+    item = "\n".join(told or [t.text for t in example.turns])
+    return Prompt(
+        (Turn("user", filled("audit.judge.txt", passage=_open(example, passages), item=item)),), max_tokens=8
+    )
+
+
+def says_no(text: str) -> bool:
+    """Whether a verdict is no; an unclear one is none."""
+    first = re.search(r"[a-z]+", text.lower())
+    return first is not None and first.group() == "no"
+
+
+def is_short_answer(example: Example) -> bool:
+    """Whether an example is a question and an answer of few words that the text gives."""
+    if [t.role for t in example.turns] != ["user", "assistant"] or _abstains(example):
+        return False
+    question, answer = example.turns
+    return answer.learn and "?" in question.text and 0 < len(answer.text.split()) <= _SHORT
+
+
+def agree(one: str, other: str) -> bool:
+    """Whether two answers are the same in other words: half of their words in common, or one within the other."""
+    a, b = answer_words(one), answer_words(other)
+    if not a or not b:
+        return a == b
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) >= 0.5 or _within(a, b) or _within(b, a)
+
+
+def answer_words(text: str) -> list[str]:
+    """The words of an answer as answers are compared: lower case, numbers in digits, no articles or punctuation."""
+    for number in reversed(numbers(text)):
+        unit = " percent" if text[number.end :].lstrip().startswith("%") else ""
+        text = f"{text[: number.start]} {number.value} {unit}{text[number.end :]}"
+    found = re.findall(r"\d+(?:[.:]\d+)*|[^\W\d_]+", text.lower())
+    return [w for w in found if w not in ("a", "an", "the")]
+
+
+def _within(some: Sequence[str], others: Sequence[str]) -> bool:
+    return f" {' '.join(some)} " in f" {' '.join(others)} "
+
+
+def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    stream = iter(examples)
+    while group := list(islice(stream, TOGETHER)):
+        yield group
+
+
+def _open(example: Example, passages: Mapping[str, Passage]) -> str:
+    return "\n\n".join(shown(passages[i]) for i in example.passages)
+
+
+def _known(example: Example, passages: Mapping[str, Passage]) -> bool:
+    return bool(example.passages) and all(i in passages for i in example.passages)
+
+
+def _abstains(example: Example) -> bool:
+    return any(t.learn and t.text.strip() == ABSTENTION for t in example.turns)

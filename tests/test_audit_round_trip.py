@@ -1,0 +1,111 @@
+"""The laws of the round trip: an answer stands if a reader of the passage gives it too, or no judge says no."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from imprint.synthesis.audit import Audit, AuditSettings
+from imprint.synthesis.cloze import ABSTENTION
+from imprint.synthesis.faithful import Finding
+from imprint.synthesis.round_trip import TOGETHER, agree, judged, round_trip
+from imprint.types import Example, Passage, Prompt, Text, Turn
+
+TEXT = "The Kestrel weighs 3 kilograms and comes in green."
+PASSAGE = Passage("d1", 0, len(TEXT), TEXT, "Acme")
+BY_ID = {PASSAGE.id: PASSAGE}
+
+
+class Says:
+    """A writer that always says the same."""
+
+    name = "says"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.calls: list[list[Prompt]] = []
+
+    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+        self.calls.append(list(prompts))
+        return [Text(self.text)] * len(prompts)
+
+
+def asked(question: str, answer: str) -> Example:
+    return Example((Turn("user", question), Turn("assistant", answer, learn=True)), (PASSAGE.id,), "test")
+
+
+GREEN = asked("What colour is the Kestrel?", "green")
+READING = Example((Turn("text", "The Kestrel comes in green.", learn=True),), (PASSAGE.id,), "test")
+
+
+def passed(items: list[Example], reader: Says) -> tuple[list[Example], list[tuple[Example, Finding]]]:
+    dropped: list[tuple[Example, Finding]] = []
+    kept = list(round_trip(items, BY_ID, reader, seed=0, drop=lambda e, f: dropped.append((e, f))))
+    return kept, dropped
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("green", "The Kestrel comes in green."),
+        ("3 kilograms", "three kilograms"),
+        ("1,000", "1000 tents"),
+        ("the head cook", "head cook"),
+        ("5%", "5 percent"),
+        ("by Ana Petrov", "Ana Petrov"),
+    ],
+)
+def test_answers_agree_where_they_share_half_their_words_or_hold_each_other(one: str, other: str) -> None:
+    assert agree(one, other) and agree(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), [("green", "red"), ("3", "30"), ("1,000", "100"), ("green", ""), ("Ana", "Anabel")])
+def test_other_answers_do_not_agree(one: str, other: str) -> None:
+    assert not agree(one, other)
+
+
+def test_an_answer_that_is_not_read_again_is_dropped() -> None:
+    assert passed([GREEN], Says("It comes in green.")) == ([GREEN], [])
+    kept, dropped = passed([GREEN], Says("red"))
+    assert kept == []
+    assert [(e, f.kind) for e, f in dropped] == [(GREEN, "round trip")]
+
+
+def test_the_reader_sees_the_passage_and_puts_on_its_skill() -> None:
+    reader = Says("green")
+    passed([GREEN], reader)
+    ((prompt,),) = reader.calls
+    assert prompt.skill == "read"
+    assert TEXT in prompt.turns[0].text and GREEN.turns[0].text in prompt.turns[0].text
+
+
+def test_what_is_no_short_answer_passes_without_being_asked() -> None:
+    others = [READING, asked("Is it old?", ABSTENTION), asked("Say more?", "word " * 20), asked("The Kestrel ...", "is green.")]
+    others.append(Example(GREEN.turns, (), "replay"))
+    reader = Says("red")
+    assert passed(others, reader) == (others, [])
+    assert reader.calls == []
+
+
+def test_order_is_kept_and_groups_are_small() -> None:
+    items = [asked(f"What colour is tent {n}?", "green") if n % 3 else READING for n in range(3 * TOGETHER)]
+    reader = Says("green")
+    assert passed(items, reader) == (items, [])
+    assert len(reader.calls) == 3
+
+
+@pytest.mark.parametrize(("verdict", "stays"), [("Yes.", True), ("No, it does not.", False), ("**No**", False), ("Perhaps", True), ("", True), ("Not sure", True)])
+def test_what_the_judge_denies_is_dropped(verdict: str, stays: bool) -> None:
+    dropped: list[Example] = []
+    judge = Says(verdict)
+    kept = list(judged([READING, GREEN], BY_ID, judge, seed=0, drop=lambda e, f: dropped.append(e)))
+    assert kept == ([READING, GREEN] if stays else [])
+    assert kept + dropped == [READING, GREEN]
+    assert all(TEXT in p.turns[0].text and "green" in p.turns[0].text for p in judge.calls[0])
+
+
+def test_an_audit_asks_its_reader_and_judge_and_counts_what_they_drop() -> None:
+    audit = Audit()
+    assert list(audit.pass_through([GREEN, READING], BY_ID, reader=Says("red"), judge=Says("no"))) == []
+    assert audit.report()["reasons"] == {"round trip": 1, "judged": 1}
+    off = Audit(AuditSettings(round_trip=False, judged=False))
+    assert list(off.pass_through([GREEN, READING], BY_ID, reader=Says("red"), judge=Says("no"))) == [GREEN, READING]
