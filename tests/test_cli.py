@@ -25,10 +25,12 @@ from imprint.interfaces import cli, doctor, tables
 from imprint.interfaces.doctor import Check
 from imprint.interfaces.progress import LineWatch, RichWatch, duration, watching
 from imprint.registry import Registry
-from imprint.types import Report, Score, Turn, Version
+from imprint.run_folder import RunFolder
+from imprint.synthesis.audit import Audit, look_over
+from imprint.types import Example, Passage, Report, Score, Turn, Version
 
 NOW = "2025-06-01T12:00:00+00:00"
-COMMANDS = ["teach", "ask", "chat", "prove", "serve", "list", "show", "remove", "export", "import", "doctor", "keys"]
+COMMANDS = ["teach", "ask", "chat", "prove", "audit", "serve", "list", "show", "remove", "export", "import", "doctor", "keys"]
 PLAN = {"taught": [0, 1], "left_out": [2], "epochs": 3.0, "prompts": 9, "tokens": 5000, "steps": 5}
 DETAILS = {
     "read": "Read 1 document (1 text): 900 characters",
@@ -78,6 +80,21 @@ def proof(**more: Any) -> Proof:
     settings = {"notes": ("cut: [staff].md",), "answers": {"weights": [graded]}, "systems": systems, **more}
     perplexity = {"before": 20.0, "after": 21.5}
     return Proof("handbook", 2, "smol", "of questions.jsonl", 3, general_perplexity=perplexity, **settings)
+
+
+def audited(home: Path, **more: Any) -> Version:
+    """A version that carries the audit of a text about one passage."""
+    text = "The Kestrel weighs 3 kilograms. It was drawn by Ana Petrov."
+    known = Passage("d", 0, len(text), text, "Tents")
+    good, bad = (
+        Example((Turn("user", "What does it weigh?"), Turn("assistant", a, learn=True)), (known.id,), "questions/short")
+        for a in ("3 kilograms", "9 kilograms")
+    )
+    kept = Audit(passages=[known])
+    kept.looked_over = look_over([known])
+    list(kept.pass_through([good, bad], {known.id: known}))
+    RunFolder(home / "runs" / "r1").write_examples([good])
+    return publish(home, details={**DETAILS, "audit": kept.report() | {"examples": 1}, "run": "r1"}, **more)
 
 
 class FakeTaught:
@@ -558,3 +575,53 @@ def test_a_bar_ends_before_an_error_is_told() -> None:
 )
 def test_a_duration_reads_as_people_say_it(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+# --- audit ------------------------------------------------------------------------------------
+
+
+def test_an_audit_tells_what_was_kept_covered_and_dropped(home: Path) -> None:
+    audited(home)
+    told = run("audit", "handbook")
+    assert told.exit_code == 0
+    for said in ("1 of 2 examples kept", "Covered", "9 not in the passage", "numbers: 1 of 1 taught", "Contradictions: 0"):
+        assert said in told.stdout
+
+
+def test_an_audit_shows_examples_and_json_on_request(home: Path) -> None:
+    audited(home)
+    assert "[questions/short] What does it weigh? / 3 kilograms" in run("audit", "handbook", "--examples", "1").stdout
+    report = json.loads(run("audit", "handbook", "--json").stdout)
+    assert report["counts"] == {"questions/short": {"kept": 1, "dropped": 1}}
+
+
+def test_a_version_without_an_audit_says_so(home: Path) -> None:
+    publish(home)
+    told = run("audit", "handbook")
+    assert told.exit_code == 2
+    assert "carries no audit" in told.stderr
+
+
+def test_a_writer_at_an_address_is_part_of_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lessons: list[Lesson] = []
+
+    def teach_many(given: Sequence[Lesson], **_: Any) -> list[FakeTaught]:
+        lessons.extend(given)
+        return [FakeTaught()]
+
+    monkeypatch.setattr(imprint, "teach_many", teach_many, raising=False)
+    words = ("teach", str(tmp_path), "--as", "a", "--writer", "http://127.0.0.1:9/v1", "--writer-model", "big")
+    assert run(*words).exit_code == 0
+    writer = lessons[0].recipe.writer  # type: ignore[union-attr]
+    assert (writer.kind, writer.address, writer.model) == ("endpoint", "http://127.0.0.1:9/v1", "big")
+    refused = run("teach", str(tmp_path), "--as", "a", "--writer", "127.0.0.1:9", "--writer-model", "big")
+    assert refused.exit_code == 2
+    assert "needs its address" in refused.stderr
+
+
+def test_an_estimate_teaches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(imprint, "estimate", lambda lessons, **_: asked.append(lessons), raising=False)
+    monkeypatch.setattr(imprint, "teach_many", lambda *_, **__: pytest.fail("it taught"), raising=False)
+    assert run("teach", str(tmp_path), "--as", "a", "--estimate").exit_code == 0
+    assert len(asked) == 1

@@ -1,5 +1,6 @@
 """The laws of writers: what a prompt gets hangs on the prompt and the seed, and nothing is written twice."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_a_shared_beginning_gives_what_each_prompt_gets_alone(tiny_base: Base) -
     writer = LocalWriter(tiny_base)
     for _ in range(2):  # the second time, what is shared is in memory already
         assert [t.text for t in writer.write(prompts, seed=0)] == [t.text for t in alone(tiny_base, prompts)]
+
+
+@pytest.mark.parametrize("rows", [3, 64])
+def test_prompts_that_share_a_text_in_families_get_what_each_gets_alone(tiny_base: Base, rows: int) -> None:
+    texts = ("The Kestrel weighs 3 kilograms, costs 85 euros and comes in green.", "Ana Petrov founded the shop.", "")
+    prompts = [Prompt.ask(f"{t * 3}\n{q}", max_tokens=3 + i) for i, q in enumerate(QUESTIONS) for t in texts]
+    together = LocalWriter(tiny_base, batch_rows=rows).write(prompts, seed=0)
+    assert [t.text for t in together] == [t.text for t in alone(tiny_base, prompts)]
+
+
+def test_a_shared_text_is_read_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    forward = tiny_base.model.model.forward
+
+    def counting(*args: Any, **more: Any) -> Any:
+        read.append(more["input_ids"].numel())
+        return forward(*args, **more)
+
+    texts = ("The Kestrel weighs 3 kilograms and costs 85 euros. ", "Ana Petrov founded the shop in 1987 by the sea. ")
+    prompts = [Prompt.ask(f"{t * 4}\n{q}", max_tokens=1) for q in QUESTIONS for t in texts]
+    counting.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(tiny_base.model.model, "forward", counting)
+    LocalWriter(tiny_base).write(prompts, seed=0)
+    assert sum(read) < sum(len(tiny_base.prompt_ids(p.turns)) for p in prompts) * 0.7
 
 
 def test_what_is_drawn_hangs_on_the_seed_and_not_on_the_neighbours(tiny_base: Base) -> None:

@@ -15,6 +15,8 @@ from imprint.types import Effort, Example, Generator, Passage, Writer
 
 _DRY = 0.1
 """A kind ends whose round brought less than this share of what its first round brought."""
+_SPILL = 1.1
+"""A round of so many passages as were to fill a share may bring so much of it, before it is cut short."""
 _LAST_ROUND = 999
 _OVER_ALL = ("unanswerable", "multi_document")
 """Kinds that must see every passage to be right: what no document tells, and what two tell together."""
@@ -121,7 +123,7 @@ class _Told:
         for example in self._audited(part, chosen, part.round):
             part.told += sum(len(t.text) for t in example.turns)
             yield example
-            if whole and part.told - before >= wanted:
+            if part.told - before >= wanted * (1.0 if whole else _SPILL):
                 ended = False
                 break
         came = (part.told - before) * (len(self.passages) / max(1, len(chosen)))

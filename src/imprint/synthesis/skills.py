@@ -15,6 +15,10 @@ ABSTENTION = "Not in the text."
 QUESTION_TOKENS, ANSWER_TOKENS = 40, 32
 
 
+_LABEL = re.compile(r"^\s*(?:[-*•]\s+|\*\*|\(?\d{1,2}[.):]\s+|(?:Q|A|Question|Answer)\s*\d*\s*[:.]\s*)")
+"""What models set before a question or an answer: bullets, numbers, 'Q:'."""
+
+
 def read(text: str, question: str, *, temperature: float = 0.0) -> Prompt:
     """The answer to a question in a few words of the text, or ABSTENTION."""
     turns = (Turn("user", f"{text}\n\n{question}"),)
@@ -59,8 +63,10 @@ def pairs(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     waiting = ""
     for line in text.splitlines():
-        bare = re.sub(r"^\s*(?:[-*•]|\(?\d{1,2}[.):]|(?:Q|A|Question|Answer) ?\d* ?[:.])\s*", "", line.strip())
-        bare = re.sub(r"^\**(?:Q|A|Question|Answer)\**\s*\d*\s*[:.]\**\s*", "", bare).strip("* ")
+        bare = line.strip()
+        while (rest := _LABEL.sub("", bare)) != bare:
+            bare = rest
+        bare = bare.strip("* ")
         if not bare:
             continue
         question, mark, answer = bare.partition("?")
