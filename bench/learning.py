@@ -10,8 +10,9 @@ squad_all (all 247), fictional (8 invented passages, probes at three depths), co
 Arms: untouched; full_context and rag (the same base reads), each also as NAME+read with the read skill on; a kind
 of synthesis by its name; mix (the default recipe); mix-no-skills; mix-no-audit; seal_gpt4_1 and seal_round2 (squad:
 text by GPT-4.1, and by SEAL's Qwen2.5-7B after its second round). Every trained arm sees as many training tokens
-(--tokens); text of which there is less is met more often. One adapter holds the whole set. Questions are kept out of
-the text with everything too like them. A row is written when it ends, and a row that is there is not made again."""
+(--tokens); text of which there is less is met more often. One adapter holds the whole set. Questions are kept out
+of the text with everything too like them. A row is written when it ends, and a row that is there is not made
+again."""
 
 from __future__ import annotations
 
@@ -331,7 +332,7 @@ def main() -> None:
     parser.add_argument("--base", help="a base model's folder or hub name; else the bundled one")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch-tokens", type=int, default=1024)
+    parser.add_argument("--batch-tokens", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, help="where texts and checkpoints are kept for a later call")

@@ -12,18 +12,36 @@ from typing import Any, TypeVar
 
 from imprint.errors import BadSetting
 
-DEFAULT_MIX = {
-    "questions": 5.0,
+LOCAL_MIX = {
+    "questions": 6.0,
     "cloze": 2.0,
-    "reversal": 1.0,
-    "unanswerable": 0.5,
+    "reversal": 0.75,
     "negatives": 0.5,
-    "rephrase": 4.0,
-    "summaries": 2.0,
-    "focal": 2.0,
-    "replay": 1.0,
+    "unanswerable": 0.25,
+    "rephrase": 2.0,
+    "raw_text": 0.5,
+    "replay": 0.5,
 }
-"""Questions and documents about 1:1, with a little of the base's own talk against forgetting."""
+"""What the bundled base can write well, with a little of its own talk against forgetting (docs/log.md)."""
+
+FULL_MIX = {
+    "questions": 4.0,
+    "self_study": 2.0,
+    "reversal": 1.0,
+    "negatives": 0.5,
+    "unanswerable": 0.5,
+    "multi_document": 1.0,
+    "cloze": 1.0,
+    "rephrase": 2.0,
+    "summaries": 1.5,
+    "focal": 2.0,
+    "entigraph": 2.0,
+    "active_reading": 1.5,
+    "self_edit": 0.5,
+    "raw_text": 0.5,
+    "replay": 0.5,
+}
+"""Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
 
@@ -74,8 +92,9 @@ class WriterSettings:
 class Recipe:
     """What text is made of the documents, what is trained, and how."""
 
-    mix: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
-    """Kinds of synthesis with their shares of the training text; {'raw_text': 1} is the naive rival."""
+    mix: Mapping[str, float] | None = None
+    """Kinds of synthesis with their shares of the training text; {'raw_text': 1} is the naive rival. None takes
+    what the writer does well: LOCAL_MIX for the base in this process, FULL_MIX for any other."""
     text_tokens: int | None = None
     """Training text to write, in tokens; None lets the budget decide."""
     audit: bool = True
@@ -94,7 +113,7 @@ class Recipe:
     """Train only so many of the uppermost layers; None trains all."""
     lr: float = 1e-3
     """Highest learning rate."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 256
     """Tokens of one optimizer step."""
     epochs: float | None = None
     """How often each example is met; None lets the budget decide."""
@@ -103,7 +122,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = {
-            "mix": bool(self.mix) and all(0 < share < 1e6 for share in self.mix.values()),
+            "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,
             "passage_tokens": 16 <= self.passage_tokens <= 2048,
             "rank": 1 <= self.rank <= 512,
@@ -116,6 +135,13 @@ class Recipe:
         for name, fine in checks.items():
             if not fine:
                 raise BadSetting(f"The recipe's {name} = {getattr(self, name)!r} is out of range.")
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The mix, or the one that goes with the writer."""
+        if self.mix is not None:
+            return self.mix
+        return LOCAL_MIX if self.writer.kind == "local" else FULL_MIX
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
@@ -157,7 +183,7 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
         flat.update({key: value} if own else value)
     if "generators" in flat:
         flat["mix"] = _equal_shares(flat.pop("generators"), source)
-    if "mix" in flat:
+    if flat.get("mix") is not None:
         flat["mix"] = _mix(flat["mix"], source)
     if "writer" in flat:
         writer = _table(flat["writer"], "writer", source)
@@ -201,7 +227,7 @@ def _typed(key: str, value: Any, default: Any, declared: Any, source: str) -> An
     kind = str(declared)
     if value is None and "None" in kind:
         return None
-    if isinstance(default, Mapping | WriterSettings):
+    if isinstance(value, Mapping | WriterSettings) and kind.startswith(("Mapping", "WriterSettings")):
         return value
     wanted: tuple[type, ...] = (int,)
     if kind.startswith("str"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from imprint import synthesis
 from imprint.engine import Engine
@@ -30,8 +30,8 @@ from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
 from imprint.writers.local import LocalWriter
 
-CHARACTERS_A_TOKEN = 3.6
-"""Of the text that imprint writes, with its conversations' marks: measured on the bundled base."""
+CHARACTERS_A_TOKEN = 2.9
+"""Of questions and answers with their conversation's marks, counted by the bundled base; of prose it is 4.3."""
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
@@ -40,7 +40,7 @@ HELD_OUT = 40
 def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
     """The recipe's kinds of synthesis with their shares. Raises BadSetting for one that there is not."""
     made = []
-    for name, share in recipe.mix.items():
+    for name, share in recipe.shares.items():
         kind = synthesis.KINDS.get(name)
         if kind is None:
             raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(synthesis.KINDS)}.")
@@ -133,13 +133,20 @@ class _Listener:
 def _prompts(recipe: Recipe, passages: Sequence[Passage]) -> list[Prompt]:
     """Some of what the kinds ask first, by their shares."""
     found: list[Prompt] = []
-    whole = sum(recipe.mix.values())
+    whole = sum(recipe.shares.values())
     for kind, share in kinds(recipe):
         listener = _Listener()
         for _ in kind.examples(passages, listener, seed=0):
             pass
         found += listener.prompts[: max(2, round(48 * share / whole))] if listener.prompts else []
     return found
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A writer with workers of its own."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +201,13 @@ def write(
         "examples": count,
         "too_like_held_out": apart.dropped,
         "writer": writer.name,
-        "prompts": prompt_hashes(tuple(recipe.mix)),
+        "prompts": prompt_hashes(tuple(recipe.shares)),
         "spent": asdict(spent) if (spent := getattr(writer.writer, "spent", None)) is not None else None,
     }
     run.write("audit", report)
     run.drop_draft()
+    if isinstance(writer.writer, Closing):
+        writer.writer.close()
     _say_summary(report, watch)
     return Written(count, report)
 
@@ -254,6 +263,6 @@ def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
 def _say_summary(report: Mapping[str, Any], watch: Watch) -> None:
     dropped = sum(row["dropped"] for row in report["counts"].values())
     watch.say(
-        f"{report['examples']:,} training examples; {dropped:,} dropped by the audit, {report['too_like_held_out']:,} "
-        f"for asking what is held out; {report['untouched']} passages without any."
+        f"{report['examples']:,} training examples; {dropped:,} dropped by the audit, "
+        f"{report['too_like_held_out']:,} for asking what is held out; {report['untouched']} passages without any."
     )

@@ -21,9 +21,9 @@ from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _ANSWER_WORDS = 12
 _EMPTY_OPENINGS = frozenset(
-    "unless their its his her our your my which who whom whose that they it he she we you this these those what when "
-    "where why how if because although and or but not only also very as than so such same other another each any "
-    "some there then thus is are was were be been being has have had do does did".split()
+    "unless their its his her our your my which who whom whose that they it he she we you this these those what "
+    "when where why how if because although and or but not only also very as than so such same other another each "
+    "any some there then thus is are was were be been being has have had do does did".split()
 )
 """First words of a span that no question asks for."""
 _EMPTY_ENDINGS = frozenset("of in on at by to for from with and or the a an as is are was were that".split())
