@@ -248,7 +248,8 @@ class Bench:
             )
             more["audit"] = {k: v for k, v in text.report.items() if k != "dropped"}
         wrote = time.monotonic() - began
-        rows = RowFile.write(each_row(run.examples(), self.base, max_tokens=1024), run.path / "rows")
+        made = each_row(run.examples(), self.base, max_tokens=1024, questions=not options.answers_only)
+        rows = RowFile.write(made, run.path / "rows")
         text_size = int(rows.lengths.sum())
         tokens = round(text_size * options.epochs) if options.epochs else options.tokens
         spec = LoRA(rank=options.rank, alpha=2.0 * options.rank)
@@ -331,7 +332,8 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, help="a recipe (TOML) whose mix is the arm 'mix'")
     parser.add_argument("--base", help="a base model's folder or hub name; else the bundled one")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--answers-only", action="store_true", help="no loss on questions")
     parser.add_argument("--batch-tokens", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)

@@ -17,7 +17,7 @@ from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting, StaleRun
 from imprint.training import sft
-from imprint.training.batches import Row, batches, rows
+from imprint.training.batches import Row, batches, each_row, rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.sft import Job, lengths_of, schedule_of, train
 from imprint.types import Adapter, Example, Prompt, Turn
@@ -102,6 +102,16 @@ def loop_on(base: Base, *, rank: int = 16, seed: int = 0, **settings: Any) -> Lo
     engine = Engine(base)
     seat = engine.load(LoRA(rank=rank).fresh(base, seed=seed), trainable=True)
     return Loop(engine, seat, Settings(**settings))
+
+
+def test_what_is_asked_is_learnt_too_where_it_tells_of_a_passage(tiny_base: Base) -> None:
+    told = Example((Turn("user", "Who drew it?"), Turn("assistant", "Ana", learn=True)), ("d:0-9",), "questions/short")
+    plain, both = (next(each_row([told], tiny_base, max_tokens=64, questions=q)) for q in (False, True))
+    assert sum(both.learn) > sum(plain.learn) > 0
+    learnt = tiny_base.tokenizer.decode([i for i, on in zip(both.ids, both.learn, strict=True) if on])
+    assert "Who drew it?" in learnt and "Ana" in learnt and "assistant" not in learnt
+    talk = replace(told, passages=())
+    assert next(each_row([talk], tiny_base, max_tokens=64, questions=True)).learn == plain.learn
 
 
 # --- batches ----------------------------------------------------------------------------------

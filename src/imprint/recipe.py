@@ -111,7 +111,9 @@ class Recipe:
     """The adapter's update is scaled by alpha / rank."""
     top_layers: int | None = None
     """Train only so many of the uppermost layers; None trains all."""
-    lr: float = 1e-3
+    learn_questions: bool = True
+    """Whether what is asked is learnt beside the answers: it tells of the documents too (docs/log.md)."""
+    lr: float = 2e-3
     """Highest learning rate."""
     batch_tokens: int = 256
     """Tokens of one optimizer step."""

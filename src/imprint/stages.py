@@ -70,19 +70,20 @@ def prepare(
     began = time.monotonic()
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
-    tokens = _rows(run, engine.base)
+    tokens = _rows(run, engine.base, recipe)
     # The text may be shorter or longer than was planned; the budget is what was planned.
     most = math.ceil((recipe.epochs or planner.MOST_EPOCHS) * int(tokens.lengths.sum()))
     job = Job(_spec(recipe), tokens, min(plan.tokens, most), recipe.lr, recipe.batch_tokens, seed)
     return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
 
 
-def _rows(run: RunFolder, base: Base) -> RowFile:
+def _rows(run: RunFolder, base: Base, recipe: Recipe) -> RowFile:
     """The training text in tokens, on disk."""
     folder = run.path / "rows"
     if (folder / "done.json").exists():
         return RowFile(folder)
-    return RowFile.write(each_row(run.examples(), base, max_tokens=1024), folder)
+    made = each_row(run.examples(), base, max_tokens=1024, questions=recipe.learn_questions)
+    return RowFile.write(made, folder)
 
 
 def train_alone(prepared: Prepared, engine: Engine, watch: Watch) -> Trained:

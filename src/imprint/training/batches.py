@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imprint.base import Base
 from imprint.types import Example
@@ -23,10 +23,17 @@ def rows(examples: Iterable[Example], base: Base, *, max_tokens: int) -> list[Ro
     return list(each_row(examples, base, max_tokens=max_tokens))
 
 
-def each_row(examples: Iterable[Example], base: Base, *, max_tokens: int) -> Iterator[Row]:
-    """The same one by one, for more than memory holds."""
+def each_row(
+    examples: Iterable[Example], base: Base, *, max_tokens: int, questions: bool = False
+) -> Iterator[Row]:
+    """The same one by one, for more than memory holds.
+
+    `questions`: what is asked about a passage is learnt too, for questions tell of it as well."""
     for example in examples:
-        ids, learn = base.training_ids(example.turns)
+        turns = example.turns
+        if questions and example.passages:
+            turns = tuple(replace(t, learn=True) if t.role == "user" else t for t in turns)
+        ids, learn = base.training_ids(turns)
         row = Row(tuple(ids[:max_tokens]), tuple(learn[:max_tokens]))
         if any(row.learn[1:]):
             yield row
