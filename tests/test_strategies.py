@@ -17,9 +17,10 @@ from imprint.synthesis.facts import dealt
 from imprint.synthesis.focal import Focal, on_its_own
 from imprint.synthesis.forms import TOGETHER
 from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.prose import prose
 from imprint.synthesis.self_edit import SelfEdit
 from imprint.synthesis.self_study import FAMILIES, SelfStudy, as_request
-from imprint.synthesis.summaries import Summaries, prose
+from imprint.synthesis.summaries import Summaries
 from imprint.types import Example, Generator, Passage, Prompt
 from scholar import PASSAGES, SHORT, TEXTS, TITLE, Scholar, about, passage, scholar
 

@@ -8,10 +8,11 @@ from imprint.errors import BadSetting
 from imprint.synthesis import skills
 from imprint.synthesis.back_translation import BackTranslation, explained, kind_of
 from imprint.synthesis.cloze import ABSTENTION
-from imprint.synthesis.facts import Concordance, continued, dealt, facts, is_sound, overlap
+from imprint.synthesis.facts import Concordance, dealt, facts, is_sound, overlap
 from imprint.synthesis.multi_document import MultiDocument
 from imprint.synthesis.negatives import Negatives
 from imprint.synthesis.novelty import new_parts, set_aside, without_repeats
+from imprint.synthesis.prose import continued
 from imprint.synthesis.rephrase import STYLES, Rephrase
 from imprint.synthesis.reversal import Reversal
 from imprint.synthesis.unanswerable import Unanswerable

@@ -15,7 +15,7 @@ from imprint.synthesis.entigraph import ONCE
 from imprint.synthesis.facts import dealt
 from imprint.synthesis.forms import groups, listed, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file, prompt_lines
-from imprint.synthesis.summaries import prose
+from imprint.synthesis.prose import prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _PROPOSE_TOKENS, _STUDY_TOKENS = 160, 140

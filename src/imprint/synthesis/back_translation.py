@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from imprint.documents import sentences
 from imprint.errors import BadSetting
 from imprint.synthesis.cloze import RULES, titled
-from imprint.synthesis.facts import continued, dealt, key_words, read_characters, stems
+from imprint.synthesis.facts import dealt, key_words, read_characters, stems
 from imprint.synthesis.forms import exchange, groups, shown
 from imprint.synthesis.prompt_files import filled, prompt_lines
+from imprint.synthesis.prose import continued
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _SHORTEST = 12

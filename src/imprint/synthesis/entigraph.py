@@ -17,7 +17,7 @@ from imprint.synthesis.cloze import passage_askings
 from imprint.synthesis.facts import dealt
 from imprint.synthesis.forms import groups, listed, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file
-from imprint.synthesis.summaries import prose
+from imprint.synthesis.prose import prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 ONCE = 0

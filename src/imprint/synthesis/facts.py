@@ -100,14 +100,6 @@ def by_document(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
     yield from found.values()
 
 
-def continued(prompt: Prompt, text: str) -> str:
-    """All that was written: the words it was begun with, then the rest, whether or not it says them again."""
-    begun, rest = prompt.begun.strip(), text.strip()
-    if not begun or rest.lower().startswith(begun.lower()):
-        return rest
-    return f"{begun}{'' if rest[:1] in {',', '.', ':', ';', '?', '!', ''} else ' '}{rest}"
-
-
 def read_characters(prompts: Iterable[Prompt]) -> int:
     """Characters that a writer reads for these."""
     return sum(len(turn.text) for prompt in prompts for turn in prompt.turns)

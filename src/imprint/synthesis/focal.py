@@ -16,7 +16,7 @@ from imprint.synthesis.cloze import titled
 from imprint.synthesis.entigraph import is_named
 from imprint.synthesis.forms import exchange, groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file
-from imprint.synthesis.summaries import prose
+from imprint.synthesis.prose import prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _REWRITE_TOKENS = 160

@@ -24,8 +24,8 @@ def place(passage: Passage) -> str:
 
 
 def shown(passage: Passage) -> str:
-    """A passage as a writer is shown it, under its title and heading."""
-    return f"{place(passage)}\n{passage.text}"
+    """A passage as a writer is shown it, under its title and heading; it cannot end the place it is shown in."""
+    return f"{place(passage)}\n{passage.text}".replace("</text>", "< /text>")
 
 
 def reading(passages: Sequence[Passage], text: str, generator: str, writer: str) -> Example:
@@ -38,12 +38,6 @@ def exchange(passages: Sequence[Passage], asked: str, answer: str, generator: st
     """A request and its answer, of which only the answer is learnt. The text it came from is never in it."""
     turns = (Turn("user", asked.strip()), Turn("assistant", answer.strip(), learn=True))
     return Example(turns, tuple(p.id for p in passages), generator, writer)
-
-
-def whole_sentences(text: str) -> str:
-    """The text up to its last full stop, for the room for an answer may have cut it short."""
-    end = max(text.rfind(mark) for mark in ".!?")
-    return text[: end + 1].strip()
 
 
 def listed(text: str) -> list[str]:

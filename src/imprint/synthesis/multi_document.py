@@ -16,7 +16,6 @@ from imprint.synthesis.cloze import RULES, name_in_title, passage_askings
 from imprint.synthesis.design import Cell, cells
 from imprint.synthesis.facts import (
     Fact,
-    continued,
     facts,
     is_sound,
     key_words,
@@ -26,8 +25,9 @@ from imprint.synthesis.facts import (
     read_characters,
     stems,
 )
-from imprint.synthesis.forms import exchange, place, reading, shown, whole_sentences
+from imprint.synthesis.forms import exchange, place, reading, shown
 from imprint.synthesis.prompt_files import filled
+from imprint.synthesis.prose import continued, whole_sentences
 from imprint.types import Effort, Example, Passage, Prompt, Text, Writer
 
 _FAR = 4

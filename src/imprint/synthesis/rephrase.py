@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from imprint.synthesis import skills
 from imprint.synthesis.design import Cell, cells
-from imprint.synthesis.facts import continued, dealt, is_sound, read_characters
-from imprint.synthesis.forms import groups, place, reading, shown, whole_sentences
+from imprint.synthesis.facts import dealt, is_sound, read_characters
+from imprint.synthesis.forms import groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file
+from imprint.synthesis.prose import continued, whole_sentences
 from imprint.synthesis.statements import Statement, statements
 from imprint.types import Effort, Example, Passage, Prompt, Turn, Writer
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imprint.synthesis.forms import whole_sentences
 from imprint.synthesis.prompt_files import prompt_file
+from imprint.synthesis.prose import whole_sentences
 from imprint.types import Effort, Example, Passage, Prompt, Turn, Writer
 
 _TOKENS = 72

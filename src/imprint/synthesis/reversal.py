@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from imprint.synthesis import skills
 from imprint.synthesis.cloze import titled
-from imprint.synthesis.facts import Fact, continued, dealt, facts, key_words, overlap, read_characters
-from imprint.synthesis.forms import exchange, groups, place, reading, shown, whole_sentences
+from imprint.synthesis.facts import Fact, dealt, facts, key_words, overlap, read_characters
+from imprint.synthesis.forms import exchange, groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled
+from imprint.synthesis.prose import continued, whole_sentences
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _AGREES = 0.5

@@ -13,7 +13,7 @@ from imprint.errors import BadSetting
 from imprint.synthesis.facts import dealt
 from imprint.synthesis.forms import groups, listed, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file, prompt_lines
-from imprint.synthesis.summaries import prose
+from imprint.synthesis.prose import prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _TOKENS_EACH = 32

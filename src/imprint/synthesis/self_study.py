@@ -19,7 +19,7 @@ from imprint.synthesis.cloze import titled
 from imprint.synthesis.focal import on_its_own
 from imprint.synthesis.forms import exchange, groups, listed, shown
 from imprint.synthesis.prompt_files import filled, prompt_file, prompt_lines
-from imprint.synthesis.summaries import continued, first_sentence, prose
+from imprint.synthesis.prose import continued, first_sentence, prose
 from imprint.types import Effort, Example, Passage, Prompt, Text, Writer
 
 FAMILIES = ("structuring", "summarisation", "question", "use_case", "creative")

@@ -6,26 +6,21 @@ finding: 43.7 -> 56.8 on QuALITY, with 42.9 M tokens of them."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from imprint.documents import sentences
 from imprint.errors import BadSetting
 from imprint.synthesis import design
 from imprint.synthesis.forms import groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file
+from imprint.synthesis.prose import first_sentence, prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _SENTENCE_TOKENS, _PARAGRAPH_TOKENS, _PART_TOKENS, _DOCUMENT_TOKENS = 64, 150, 90, 160
 _SENTENCE_CHARACTERS, _PARAGRAPH_CHARACTERS, _DOCUMENT_CHARACTERS = 150, 420, 480
 _KEPT = 0.7
 """Share of the summaries that are whole and pass the audit; a guess until a run has told."""
-
-_ENDED = re.compile(r"[.!?。！？][\"'”’»)\]*]*$")
-_POLITE = re.compile(r"^(?:sure|certainly|of course|okay|here(?:'s| is| are))\b[^\n:]{0,80}[:!]\s*", re.IGNORECASE)
-_REFUSAL = re.compile(r"^(?:i'm sorry|i am sorry|sorry,|i cannot|i can't|i'm unable)|\bas an ai\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,43 +113,3 @@ class Summaries:
                 prose(p, t.text) or stretch[0] for p, t, stretch in zip(prompts, texts, stretches, strict=True)
             ]
         return lines
-
-
-def continued(prompt: Prompt, text: str) -> str:
-    """The whole of what was written: the words it was begun with, then the rest."""
-    begun, rest = prompt.begun.strip(), text.strip()
-    if not begun or not rest or rest.lower().startswith(begun.lower()):
-        return rest  # some writers say the first words again
-    return f"{begun}{'' if rest[0] in ',.;:?!' else ' '}{rest}"
-
-
-def prose(prompt: Prompt, text: str, *, least_words: int = 6) -> str:
-    """What was written, from the words it was begun with to its last whole sentence; '' where it is broken.
-
-    Broken is what is too short, goes in circles, refuses, or copies the prompt: its instruction or its passage."""
-    body = continued(prompt, _POLITE.sub("", text.strip()))
-    spans = sentences(body)
-    while spans and not _ENDED.search(body[slice(*spans[-1])]):
-        spans.pop()  # cut short, for the room for it was used up
-    said = [body[start:end] for start, end in spans]
-    whole = body[: spans[-1][1]] if spans else ""
-    if len(set(said)) < len(said):
-        whole = " ".join(dict.fromkeys(said))
-    words = whole.split()
-    if len(words) < least_words or _circles(words) or _REFUSAL.search(whole) or "text>" in whole:
-        return ""
-    given = " ".join(prompt.turns[-1].text.split())
-    asked = prompt.turns[-1].text.rsplit("</text>", 1)[-1].strip().splitlines()
-    copied = " ".join(words) in given or any(len(line) > 20 and line in whole for line in asked)
-    return "" if copied else whole
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a text."""
-    return next((text[start:end] for start, end in sentences(text)), "")
-
-
-def _circles(words: Sequence[str]) -> bool:
-    """Whether more than a quarter of all runs of four words were there before."""
-    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return len(set(runs)) < 0.75 * len(runs)
