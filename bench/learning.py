@@ -20,6 +20,7 @@ import argparse
 import functools
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -35,6 +36,9 @@ SEED = 17
 SETS = ("squad", "squad_all", "fictional", "contoso")
 READERS = ("untouched", "full_context", "full_context+read", "rag", "rag+read")
 ANSWER_TOKENS = {"contoso": 96}
+ASKED_FOR = {"contoso": " Answer in a whole sentence."}
+"""Said after every question, to every system alike: the right answers of this set are sentences."""
+PLANS = {"standard": "Northwind_Standard", "plus": "Northwind_Health_Plus"}
 
 
 # --- the sets ---------------------------------------------------------------------------------
@@ -99,7 +103,29 @@ def contoso(data: Path, folder: Path) -> list[Any]:
     for file in sorted((data / "contoso" / "compact").glob("*.txt")):
         (folder / file.name).write_text(file.read_text("utf-8"), "utf-8")
     lines = (data / "contoso" / "compact" / "qa.jsonl").read_text("utf-8").splitlines()
-    return [Question(q["question"], (q["answer"],), "contoso") for q in map(json.loads, lines)]
+    questions = []
+    for q in map(json.loads, lines):
+        sources = " ".join(s["doc"] for s in q["source"])
+        kind = next((k for k, name in PLANS.items() if name in sources), "other")
+        questions.append(Question(q["question"] + ASKED_FOR["contoso"], (q["answer"],), kind))
+    return questions
+
+
+def wrong_plan(answered: Sequence[Any], data: Path) -> dict[str, Any]:
+    """Share of the questions about one plan whose answer names the other, or a number of the other's text alone."""
+    from imprint.evaluation.closed_book import interval
+
+    texts = {k: next((data / "contoso" / "compact").glob(f"{n}*")).read_text("utf-8") for k, n in PLANS.items()}
+    numbers = {k: set(re.findall(r"\d[\d,.]*\d|\d", t)) for k, t in texts.items()}
+    names = {"standard": "northwind standard", "plus": "health plus"}
+    wrong = []
+    for a in answered:
+        if a.question.kind in PLANS:
+            other = "plus" if a.question.kind == "standard" else "standard"
+            said = set(re.findall(r"\d[\d,.]*\d|\d", a.text)) & (numbers[other] - numbers[a.question.kind])
+            wrong.append(float(bool(said) or names[other] in a.text.lower()))
+    score = interval(wrong, seed=SEED)
+    return {"score": score.value, "low": score.low, "high": score.high, "n": score.n}
 
 
 # --- the text of an arm -----------------------------------------------------------------------
@@ -218,7 +244,7 @@ class Bench:
             adapter = skill("read", base) if worn else None
             with self.engine.wearing(None) if adapter is None else self.engine.attached(adapter):
                 result, answered = self.answers(prompt, batch_tokens=40_000)
-        return row(self.options.set, arm, 0, result, answered, {"left_out": list(context.left_out)})
+        return self.row(arm, 0, result, answered, {"left_out": list(context.left_out)})
 
     def trained(self, arm: str, text_tokens: int) -> dict[str, Any]:
         """An arm that is written, trained and asked."""
@@ -270,7 +296,15 @@ class Bench:
             "examples": len(rows),
             "seconds": {"writing": round(wrote), "training": round(done.seconds)},
         }
-        return row(options.set, arm, done.tokens, result, answered, more)
+        return self.row(arm, done.tokens, result, answered, more)
+
+    def row(
+        self, arm: str, tokens: int, result: Any, answered: Sequence[Any], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """A line of the result."""
+        if self.options.set == "contoso":
+            more = more | {"wrong_plan": wrong_plan(answered, self.options.data)}
+        return row(self.options.set, arm, tokens, result, answered, more)
 
 
 def row(
