@@ -21,18 +21,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
-    from imprint.pipeline import Lesson, Taught, estimate, open, teach, teach_many
+    from imprint.pipeline import Lesson, Taught, curve, estimate, open, teach, teach_many
     from imprint.recipe import Recipe
+    from imprint.scaling import Curve
 
 __version__ = "0.1.0"
-__all__ = ["Lesson", "Proof", "Question", "Recipe", "Taught", "estimate", "open", "teach", "teach_many"]
+__all__ = [
+    "Curve", "Lesson", "Proof", "Question", "Recipe", "Taught",
+    "curve", "estimate", "open", "teach", "teach_many",
+]  # fmt: skip
 
 _HOMES = {
+    "Curve": "imprint.scaling",
     "Lesson": "imprint.pipeline",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
+    "curve": "imprint.pipeline",
     "estimate": "imprint.pipeline",
     "open": "imprint.pipeline",
     "teach": "imprint.pipeline",

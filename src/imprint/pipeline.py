@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents
+from imprint import documents, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
@@ -31,6 +31,7 @@ from imprint.recipe import read as read_recipe
 from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
+from imprint.scaling import Curve
 from imprint.stages import Prepared, planned, prepare, train_alone, training_progress
 from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import set_aside, without_repeats
@@ -138,6 +139,40 @@ def estimate(
     return [teaching.plan(engine) for teaching in started]
 
 
+def curve(
+    path: str | Path,
+    *,
+    base: str | Base | None = None,
+    recipe: Recipe | str | Path | None = None,
+    sample: int = 12,
+    most_tokens: int = 200_000,
+    seed: int = 0,
+    questions: str | Path | Sequence[Question] | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+) -> Curve:
+    """How much training text is enough for documents like these: a sample of their passages, taught with twice the
+    text again and again until that gains little or `most_tokens` are reached. Nothing is published."""
+    teaching = _Teaching(Lesson(path, "curve", None, recipe, seed, questions), home or home_folder(), watch)
+    watch.stage("Opening the base model")
+    engine = Engine(base if isinstance(base, Base) else bases.load(base))
+    name = f"curve of {sample} passages"
+    run = _run_folder(
+        teaching.home, teaching.corpus, teaching.recipe, None, engine.base, seed, name, teaching.asked
+    )
+    return scaling.curve(
+        run,
+        teaching.passages(engine.base),
+        engine,
+        teaching.recipe,
+        sample=sample,
+        most_tokens=most_tokens,
+        seed=seed,
+        questions=teaching.asked,
+        watch=watch,
+    )
+
+
 def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
     names = [lesson.name for lesson in lessons]
     if not names:
@@ -183,7 +218,7 @@ class _Teaching:
                 return
             except NoSuchAdapter:
                 pass  # removed since; publish it again
-        passages = self._passages(model)
+        passages = self.passages(model)
         self._prepared = prepare(
             self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch
         )
@@ -194,9 +229,10 @@ class _Teaching:
         run = _run_folder(
             self.home, self.corpus, self.recipe, self.limit, model, lesson.seed, lesson.name, self.asked
         )
-        return planned(run, self._passages(model), engine, self.recipe, self.limit, self.watch)
+        return planned(run, self.passages(model), engine, self.recipe, self.limit, self.watch)
 
-    def _passages(self, model: Base) -> list[Passage]:
+    def passages(self, model: Base) -> list[Passage]:
+        """What there is to teach."""
         passages, repeated = to_teach(self.corpus, self.recipe, model)
         if repeated["lines_set_aside"]:
             self.watch.say(f"{repeated['lines_set_aside']} lines are repeated in other documents, and taught once.")

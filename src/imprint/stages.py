@@ -17,7 +17,8 @@ from imprint.evaluation.closed_book import Question
 from imprint.planner import Budget, Plan, Speeds
 from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
-from imprint.training.batches import Row, each_row, rows
+from imprint.training.batches import Row, each_row
+from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained, train
@@ -70,11 +71,17 @@ def prepare(
     began = time.monotonic()
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
-    tokens = _rows(run, engine.base, recipe)
-    # The text may be shorter or longer than was planned; the budget is what was planned.
-    most = math.ceil((recipe.epochs or planner.MOST_EPOCHS) * int(tokens.lengths.sum()))
-    job = Job(_spec(recipe), tokens, min(plan.tokens, most), recipe.lr, recipe.batch_tokens, seed)
+    job = job_of(run, engine.base, recipe, seed, tokens=plan.tokens)
     return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
+
+
+def job_of(run: RunFolder, base: Base, recipe: Recipe, seed: int, *, tokens: int | None = None) -> Job:
+    """The training of a run's text: for so many epochs, but for no more than `tokens`, which were planned."""
+    rows = _rows(run, base, recipe)
+    # The text may be shorter or longer than was planned.
+    most = math.ceil((recipe.epochs or planner.MOST_EPOCHS) * int(rows.lengths.sum()))
+    wanted = most if tokens is None else min(tokens, most)
+    return Job(_spec(recipe), rows, wanted, recipe.lr, recipe.batch_tokens, seed)
 
 
 def _rows(run: RunFolder, base: Base, recipe: Recipe) -> RowFile:
@@ -131,7 +138,7 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     """Tokens a second, measured by training a little, on this machine, now."""
     model = engine.base
     text = Example((Turn("text", passages[0].text, learn=True),), (), "speed")
-    ids = rows([text], model, max_tokens=40)[0].ids
+    ids = token_rows([text], model, max_tokens=40)[0].ids
     learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
     some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
     with engine.attached(_spec(recipe).fresh(model, seed=0), trainable=True) as seat:

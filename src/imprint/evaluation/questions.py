@@ -71,8 +71,8 @@ def _question(record: Any, where: str) -> Question:
     return Question(record["question"].strip(), kept, kind)
 
 
-def hold_out(examples: Iterable[Example], wanted: int, *, seed: int) -> list[Question]:
-    """Some of the writer's own questions: one for a fact, and never more than a tenth of them.
+def hold_out(examples: Iterable[Example], wanted: int, *, seed: int, most: float = 0.1) -> list[Question]:
+    """Some of the writer's own questions: one for a fact, and never more than a share `most` of them.
 
     One look at each example, as they come: of those with the same fact and of all, those stay that a hash of the
     seed ranks first, so that memory holds no more than are wanted."""
@@ -90,7 +90,7 @@ def hold_out(examples: Iterable[Example], wanted: int, *, seed: int) -> list[Que
         if len(ranked) > 2 * wanted:
             ranked = dict(sorted(ranked.items(), key=lambda item: item[1][0])[:wanted])
     chosen = sorted(ranked.values(), key=lambda pair: pair[0])
-    return [question for _, question in chosen[: min(wanted, candidates // 10)]]
+    return [question for _, question in chosen[: min(wanted, int(candidates * most))]]
 
 
 class Apart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
@@ -113,6 +114,7 @@ def _imprint(
     "imprint teach ./handbook --as handbook --questions questions.jsonl",
     "imprint teach ./sales --as sales ./support --as support",
     "imprint teach --jobs jobs.toml",
+    "imprint teach ./handbook --as handbook --writer http://127.0.0.1:8001/v1 --writer-model qwen3 --estimate",
 )
 def teach(
     paths: Annotated[
@@ -136,7 +138,7 @@ def teach(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="BUDGET", help="What writing and training may take: 10min (the default), 2h, '500k tokens'."
+            metavar="BUDGET", help="What it may take: 10min (the default), 2h, '500k tokens', '5 USD'."
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
@@ -184,13 +186,12 @@ def teach(
 
 def _with_writer(recipe: Path | None, address: str | None, model: str | None) -> Recipe:
     """A recipe whose text is written at an address."""
-    from dataclasses import replace
-
     from imprint import recipe as recipes
 
     given = recipes.read(recipe) if recipe else recipes.Recipe()
     where, who = address or given.writer.address, model or given.writer.model
-    return replace(given, writer=replace(given.writer, kind="endpoint", address=where, model=who))
+    writer = dataclasses.replace(given.writer, kind="endpoint", address=where, model=who)
+    return dataclasses.replace(given, writer=writer)
 
 
 def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:
@@ -292,6 +293,41 @@ def prove(
     console.print(tables.proof_page(proof))
     if answers:
         console.print(tables.answer_table(proof.answers.get("weights", ())))
+
+
+@_command("imprint curve ./handbook", "imprint curve ./handbook --sample 20 --questions questions.jsonl")
+def curve(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A document, or a folder of documents.")],
+    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Passages to try it on.")] = 12,
+    most_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Training text at which it ends at the latest.")
+    ] = 200_000,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same curve.")] = 0,
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Questions about the documents; else the writer asks some.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Find out how much training text is enough.
+
+    A sample of the passages is taught with twice the text again and again, and asked the same held-out questions
+    each time, until two doublings in a row gain less than one point. Nothing is published. Killed, the same command
+    goes on where it stopped.
+    """
+    from imprint.interfaces import tables
+    from imprint.interfaces.progress import watching
+
+    asked: dict[str, Any] = {"sample": sample, "most_tokens": most_tokens, "seed": seed, "questions": questions}
+    with watching(_stderr()) as watch:
+        found = imprint.curve(path, base=base, recipe=recipe, watch=watch, **asked)
+    if as_json:
+        typer.echo(json.dumps(_without_nan(dataclasses.asdict(found)), indent=2))
+    else:
+        tables.stdout().print(tables.curve_page(found))
 
 
 @_command("imprint audit handbook", "imprint audit handbook --examples 10", "imprint audit handbook --json")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imprint.evaluation.proof import Proof
     from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
+    from imprint.scaling import Curve
 
 SYSTEMS = {
     "untouched": "untaught base",
@@ -133,6 +134,20 @@ def key_list(keys: Sequence[Key]) -> Table:
     for key in keys:
         _row(table, key.id, key.tenant, _when(key.created_at))
     return table
+
+
+def curve_page(curve: Curve) -> RenderableType:
+    """A curve of score against training text, and what it says."""
+    table = _table("tokens of text", "times the passages", "right", "95 % interval", "")
+    for point in curve.points:
+        bar = "#" * round(30 * point.score)
+        times = f"{point.tokens / max(1, curve.passage_tokens):.0f}"
+        _row(table, f"{point.tokens:,}", times, _share(point.score), _interval(point.low, point.high), bar)
+    decision = curve.decision
+    told = f"\n{'Enough' if decision.stop else 'Go on'}: {decision.reason}."
+    if decision.predicted is not None:
+        told += f" Twice the text would give about {_share(decision.predicted)}."
+    return Group(table, Text(f"{told}\n{curve.passages} passages, {curve.n} questions at each size."))
 
 
 # --- proofs -----------------------------------------------------------------------------------
