@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.skills import ABSTENTION
 from imprint.types import Passage, Prompt, Text
 
 TITLE = "Acme Ltd: Products"
@@ -44,7 +46,8 @@ def scholar(prompt: Prompt) -> str:
     sentences = re.findall(r"[^.]+\.(?=\s|$)", text)
     answer = next((s for i, s in SHORT.items() if TEXTS[i] == text), "noon")
     if prompt.skill == "read":
-        return answer
+        strange = (line.partition("{}")[0] for line in prompt_lines("unanswerable.templates.txt"))
+        return ABSTENTION if asked.startswith(tuple(strange)) else answer
     if prompt.skill == "ask":
         return "\n".join(f"What is the {n} thing that Acme tells? | {answer}" for n in ("first", "next", "last"))
     if asked.startswith("List the people"):

@@ -109,3 +109,12 @@ def test_an_audit_asks_its_reader_and_judge_and_counts_what_they_drop() -> None:
     assert audit.report()["reasons"] == {"round trip": 1, "judged": 1}
     off = Audit(AuditSettings(round_trip=False, judged=False))
     assert list(off.pass_through([GREEN, READING], BY_ID, reader=Says("red"), judge=Says("no"))) == [GREEN, READING]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("3 kilograms", "5 kilograms"), ("within 30 days", "within 60 days"), ("1 March 1987", "1 March 1988"),
+     ("allowed", "not allowed")],
+)  # fmt: skip
+def test_answers_that_differ_in_a_number_or_a_not_do_not_agree(one: str, other: str) -> None:
+    assert not agree(one, other)

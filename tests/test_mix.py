@@ -81,7 +81,7 @@ def test_passages_of_which_little_was_told_are_written_about_again() -> None:
                 if seed % 1000 == 999 or p.start < 20_000:
                     yield reading([p], f"{seed} {p.text}", "questions/x", "rules")
 
-    examples = mixed([(Half("questions"), 1.0)], 8_000)
+    examples = mixed([(Half("questions"), 1.0)], 60_000)
     assert {e.passages[0] for e in examples} == {p.id for p in PASSAGES}
 
 

@@ -20,9 +20,9 @@ from imprint.registry import Registry
 _TEACH = """
 import functools, os, signal, sys
 import imprint
-from imprint import stages
+from imprint import pipeline
 
-stages.train = functools.partial(stages.train, every_s=-1)
+pipeline.Service = functools.partial(pipeline.Service, every_s=-1)
 
 class Watch:
     def __init__(self, when):

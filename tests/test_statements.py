@@ -133,3 +133,17 @@ def test_a_long_text_takes_a_moment_only(text: str) -> None:
     for statement in statements(passage(text)):
         askings(statement)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Visitors may not enter the yard and use the crane.",
+        "The rule applies if the visitor is under 18 and has no ticket.",
+        "He denied that he took the money and left the town.",
+        "The report claims that the earth is flat and has edges.",
+        "The shop does not accept cards and cheques.",
+    ],
+)
+def test_a_clause_that_may_be_false_alone_stays_in_its_sentence(sentence: str) -> None:
+    assert split(sentence) == [sentence]

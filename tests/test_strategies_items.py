@@ -251,9 +251,16 @@ def test_a_question_that_some_passage_may_answer_is_dropped() -> None:
 
 def test_a_template_is_not_used_where_the_document_speaks_of_it() -> None:
     phones = passage("The phone number of Acme is 555. The Kestrel has a motto, a website and an email address.")
-    made = [e for seed in range(60) for e in Unanswerable().examples([phones], Told(), seed=seed)]
+    silent = Told(lambda _: "Not in the text.")
+    made = [e for seed in range(60) for e in Unanswerable().examples([phones], silent, seed=seed)]
     assert len(made) > 20
     assert not [e for e in made if any(w in e.turns[0].text for w in ("phone", "motto", "website", "email"))]
+
+
+def test_a_template_that_a_reader_can_answer_is_not_used() -> None:
+    green = passage("The Kestrel comes in green and is sewn in Oslo by Ana Petrov.")
+    made = list(Unanswerable(foreign=0).examples([green], Told(lambda p: "green" if p.skill == "read" else ""), seed=0))
+    assert made == []
 
 
 # --- over two passages ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.scaling import Curve
-from imprint.stages import Prepared, planned, prepare, train_alone, training_progress
+from imprint.stages import Prepared, job_of, planned, prepare, training_progress
 from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import set_aside, without_repeats
+from imprint.synthesis.raw_text import RawText
 from imprint.training.service import Service, Ticket
+from imprint.training.sft import train
 from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
@@ -413,8 +415,9 @@ class Taught:
 
     @property
     def _recipe(self) -> Recipe:
-        settings = self.version.recipe
-        return from_mapping(settings, source="the version's recipe") if settings else Recipe()
+        known = {f.name for f in fields(Recipe)}  # older builds had others
+        settings = {k: v for k, v in self.version.recipe.items() if k in known}
+        return from_mapping(settings, source="the version's recipe")
 
     def _held_out(self, questions: str | Path | Sequence[Question] | None) -> tuple[list[Question], str]:
         asked = _questions(questions)
@@ -429,15 +432,15 @@ class Taught:
         return questions_from_json(kept), str(self.version.details["questions_from"])
 
     def _raw_text_rival(self, corpus: Corpus, model: Base, seed: int, watch: Watch) -> Adapter:
-        """An adapter of the same size, trained on the raw passages for as many tokens."""
+        """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
         passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        once = sum(model.count_tokens(p.text) for p in passages)
-        epochs = self.version.details["tokens"] / once
-        recipe = replace(self._recipe, mix=RAW_TEXT.mix, text_tokens=once, epochs=round(epochs, 2))
+        recipe = replace(self._recipe, mix=RAW_TEXT.mix)
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
-        engine = Engine(model)
-        return train_alone(prepare(run, passages, engine, recipe, None, seed, [], watch), engine, watch).adapter
+        run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
+        job = replace(job_of(run, model, recipe, seed), tokens=self.version.details["tokens"])
+        watch.stage("Training on the bare documents")
+        return train(Engine(model), job, checkpoint=run.checkpoint, progress=training_progress(watch)).adapter
 
     def _model(self) -> Base:
         if self.base is None:

@@ -91,6 +91,7 @@ def parse_budget(text: str) -> Budget:
     plain = f"{plain[1:]}usd" if plain.startswith("$") else plain
     match = re.fullmatch(r"([\d.]+)([a-z]+)", plain)
     amount = _number(match.group(1)) if match else None
+    amount = amount if amount is not None and amount < 1e15 else None
     unit = match.group(2) if match else ""
     time = re.fullmatch(r"(?:(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hours?))", unit)
     tokens = re.fullmatch(r"([km]?)(?:tok|tokens?)", unit)
@@ -122,6 +123,11 @@ def plan(
     there is no budget. Raises BadSetting for a budget that no passage fits."""
     if not sizes:
         raise BadSetting("There is no passage to plan for: the documents hold no text.")
+    if budget is not None and budget.usd is not None and not work.usd:
+        raise BadSetting(
+            "A budget in USD needs a writer with prices: usd_per_million_in and usd_per_million_out in [writer] of "
+            "the recipe. What the base itself writes costs time: say '30min'."
+        )
     limit = _limit(budget)
 
     def price(visits: float) -> float:
@@ -143,9 +149,8 @@ def plan(
             taught.append(i)
             spent += times * sizes[i] * price(fewest)
     if not taught:
-        raise BadSetting(
-            f"A budget of {budget} is too small to teach even one passage. Give it at least a minute or two."
-        )
+        asked = f" with the {text_tokens:,} text_tokens that the recipe asks for" if text_tokens else ""
+        raise BadSetting(f"A budget of {budget} is too small to teach even one passage{asked}. Give it more.")
     size = sum(sizes[i] for i in taught)
     visits = fewest
     if text_tokens is None:
@@ -184,6 +189,8 @@ def _spread(limit: float, price: Price, fewest: float, *, fixed: bool) -> tuple[
     if limit < TIMES * price(fewest):
         return max(FEWEST_TIMES, limit / price(fewest)), fewest
     most = fewest if fixed else max(fewest, MOST_EPOCHS)
+    if price(most) == price(fewest):  # money buys text; what training takes is not money
+        return TIMES, fewest
     by_visit = price(1) - price(0)
     if limit < TIMES * price(most) and by_visit:
         return TIMES, (limit / TIMES - price(0)) / by_visit

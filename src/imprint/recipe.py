@@ -59,8 +59,8 @@ class WriterSettings:
     """The model's name at the endpoint, or for Ray its folder or hub name."""
     key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key; the key itself stands in no recipe."""
-    concurrency: int = 8
-    """Requests under way at once; with Ray, workers."""
+    concurrency: int | None = None
+    """Requests under way at once, None is 8; with Ray, workers with a GPU each, None is 1."""
     requests_per_minute: int | None = None
     """None knows no limit."""
     tokens_per_minute: int | None = None
@@ -83,8 +83,18 @@ class WriterSettings:
             )
         if self.kind != "local" and not self.model:
             raise BadSetting("Name the model that writes: [writer] model = '...', or --writer-model.")
-        if self.concurrency < 1:
-            raise BadSetting(f"The writer's concurrency = {self.concurrency} must be 1 or more.")
+        for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadSetting(f"The writer's {name} = {value} must be 1 or more.")
+        prices = (self.usd_per_million_in, self.usd_per_million_out, self.max_usd or 0.0)
+        if not all(0 <= price < 1e9 for price in prices):
+            raise BadSetting("Prices and max_usd of the writer are US dollars from 0 upwards.")
+        if self.max_usd is not None and not (self.kind == "endpoint" and prices[0] + prices[1] > 0):
+            raise BadSetting(
+                "max_usd is kept for a writer at an endpoint whose prices are said: usd_per_million_in and "
+                "usd_per_million_out in [writer]."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +192,8 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
     for key, value in settings.items():
         own = key in ("mix", "writer") or not isinstance(value, Mapping)
         flat.update({key: value} if own else value)
+    if "generators" in flat and "mix" in flat:
+        raise BadSetting(f"{source} has both a mix and generators, which is short for one. Say one of them.")
     if "generators" in flat:
         flat["mix"] = _equal_shares(flat.pop("generators"), source)
     if flat.get("mix") is not None:

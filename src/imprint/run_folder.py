@@ -98,6 +98,8 @@ def write_whole(file: Path, text: str | Iterable[str]) -> None:
 
 
 def _write_examples(file: Path, examples: Iterable[Example]) -> int:
+    for left in file.parent.glob(f".{file.name}-*"):  # of runs that were killed
+        left.unlink(missing_ok=True)
     count = 0
 
     def lines() -> Iterator[str]:

@@ -21,9 +21,12 @@ from imprint.training.batches import Row, each_row
 from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.row_file import RowFile
-from imprint.training.sft import Job, Trained, train
+from imprint.training.sft import Job, Trained
 from imprint.types import Example, Passage, Turn
 from imprint.watch import Watch
+
+RECITING = 100.0
+"""Visits that raw text may be met with: it is there once, and whoever asks for it wants it learnt by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,11 @@ def prepare(
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
     job = job_of(run, engine.base, recipe, seed, tokens=plan.tokens)
+    if job.tokens < 0.8 * plan.tokens:
+        watch.say(
+            f"There was less to write than planned, so that training takes {job.tokens:,} tokens in place of "
+            f"{plan.tokens:,}. More epochs in the recipe make it longer."
+        )
     return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
 
 
@@ -79,7 +87,8 @@ def job_of(run: RunFolder, base: Base, recipe: Recipe, seed: int, *, tokens: int
     """The training of a run's text: for so many epochs, but for no more than `tokens`, which were planned."""
     rows = _rows(run, base, recipe)
     # The text may be shorter or longer than was planned.
-    most = math.ceil((recipe.epochs or planner.MOST_EPOCHS) * int(rows.lengths.sum()))
+    visits = recipe.epochs or (RECITING if set(recipe.shares) == {"raw_text"} else planner.MOST_EPOCHS)
+    most = math.ceil(visits * int(rows.lengths.sum()))
     wanted = most if tokens is None else min(tokens, most)
     return Job(_spec(recipe), rows, wanted, recipe.lr, recipe.batch_tokens, seed)
 
@@ -91,12 +100,6 @@ def _rows(run: RunFolder, base: Base, recipe: Recipe) -> RowFile:
         return RowFile(folder)
     made = each_row(run.examples(), base, max_tokens=1024, questions=recipe.learn_questions)
     return RowFile.write(made, folder)
-
-
-def train_alone(prepared: Prepared, engine: Engine, watch: Watch) -> Trained:
-    """Trains one adapter, from its checkpoint if there is one."""
-    watch.stage("Training")
-    return train(engine, prepared.job, checkpoint=prepared.run.checkpoint, progress=training_progress(watch))
 
 
 def training_progress(watch: Watch, name: str = "") -> Callable[[int, int, float, float], None]:
@@ -141,7 +144,9 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     ids = token_rows([text], model, max_tokens=40)[0].ids
     learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
     some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
-    with engine.attached(_spec(recipe).fresh(model, seed=0), trainable=True) as seat:
+    with model.turns.take():  # a pass of others adds zeros to empty slots, which must not meet this slot's filling
+        seat = engine.load(_spec(recipe).fresh(model, seed=0), trainable=True)
+    try:
         loop = Loop(engine, seat, Settings(steps=4))
         fastest = math.inf
         for _ in range(4):  # the first is slow, and another program may disturb one
@@ -150,6 +155,8 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
                 loop.forward_backward(some)
                 loop.step()
             fastest = min(fastest, time.monotonic() - began)
+    finally:
+        engine.unload(seat)
     # Real steps hold whole texts to learn: over minutes they ran a fifth slower.
     return 0.78 * len(some) * len(ids) / fastest
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -163,9 +163,18 @@ class Prompt:
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
     skill: str = ""
-    """The skill adapter that a writer which carries it puts on: 'ask', 'read', 'restate'; '' is none."""
+    """The skill adapter that a writer which carries it puts on: 'ask', 'read'; '' is none."""
+    hint: str = ""
+    """What is said besides to a writer that does not carry the skill."""
     top_logprobs: int = 0
     """How many of the likeliest tokens to tell at each place, where the writer can."""
+
+    def plainly(self) -> Prompt:
+        """The same for a writer without the skill: told in words what the skill would know."""
+        if not self.hint:
+            return self
+        *before, last = self.turns
+        return replace(self, turns=(*before, replace(last, text=f"{last.text}\n{self.hint}")), skill="", hint="")
 
     @staticmethod
     def ask(question: str, **settings: Any) -> Prompt:

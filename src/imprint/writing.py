@@ -25,13 +25,19 @@ from imprint.synthesis.audit import Audit, AuditSettings, against, look_over
 from imprint.synthesis.cloze import passage_askings
 from imprint.synthesis.prompt_files import prompt_hashes
 from imprint.synthesis.raw_text import RawText
-from imprint.types import Example, Generator, Passage, Prompt, Text, Writer
+from imprint.synthesis.safety import instructions_in
+from imprint.types import Example, Generator, Passage, Prompt, Text, Writer, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
 from imprint.writers.local import LocalWriter
 
 CHARACTERS_A_TOKEN = 2.9
 """Of questions and answers with their conversation's marks, counted by the bundled base; of prose it is 4.3."""
+
+_REQUESTS = 8
+"""Under way at once where the recipe does not say."""
+_TOKENS_A_SECOND = 30.0
+"""That a server writes for one request: a guess, so that an estimate costs nothing."""
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
@@ -51,9 +57,11 @@ def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
 def writer_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter:
     """Who writes the training text, remembering what was written."""
     writer = _writer(recipe, engine, watch)
-    place = f"{engine.base.revision}-{engine.base.device.name}" if recipe.writer.kind == "local" else writer.name
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in place)
-    return CachedWriter(writer, cache_folder() / "writes" / f"{safe}.jsonl")
+    place = f"{engine.base.revision}-{engine.base.device.name}"
+    if recipe.writer.kind != "local":  # two servers may call their models alike
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in writer.name)
+        place = f"{name[:80]}-{content_hash(writer.name, recipe.writer.address)}"
+    return CachedWriter(writer, cache_folder() / "writes" / f"{place}.jsonl")
 
 
 def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
@@ -72,7 +80,7 @@ def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
                 settings.model,
                 settings.address,
                 settings.key_env,
-                settings.concurrency,
+                settings.concurrency or _REQUESTS,
                 settings.requests_per_minute,
                 settings.tokens_per_minute,
                 budget,
@@ -80,7 +88,7 @@ def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
         )
     from imprint.writers.ray_vllm import RayWriter, VllmModel, Workers
 
-    return RayWriter(VllmModel(settings.model), Workers(settings.concurrency))
+    return RayWriter(VllmModel(settings.model), Workers(settings.concurrency or 1))
 
 
 def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
@@ -90,17 +98,26 @@ def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
     tokens = characters / CHARACTERS_A_TOKEN
     read, written = (n / CHARACTERS_A_TOKEN for n in (asked.read_characters, asked.written_characters))
     prices = recipe.writer
+    if prices.kind != "local":
+        # A server is sent the passage with each prompt, and once more for each answer that the audit reads again.
+        each = sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
+        read = max(read, asked.prompts * (each + 40)) + asked.prompts * (each + 20) * (2 if prices.judge else 1)
+        written += asked.prompts * 8 * (2 if prices.judge else 1)
     usd = (read * prices.usd_per_million_in + written * prices.usd_per_million_out) / 1e6
     return Work(asked.prompts / tokens, read / tokens, written / tokens, usd / tokens)
 
 
 def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine) -> float:
-    """Tokens of training text a second, measured by writing a sample of the recipe's prompts."""
-    every = max(1, len(passages) // 6)
-    sample = passages[::every][:6]
-    prompts = _prompts(recipe, sample)
+    """Tokens of training text a second: measured by writing a sample of the recipe's prompts where the base writes;
+    guessed where it would cost money."""
     asked = work(recipe, passages)
-    if not prompts or not asked.prompts:
+    if not asked.prompts:
+        return 1e9
+    if recipe.writer.kind != "local":
+        return _TOKENS_A_SECOND * (recipe.writer.concurrency or _REQUESTS) / max(asked.written_tokens, 1e-9)
+    safe = [p for p in passages if not instructions_in(p)] or list(passages)
+    prompts = _prompts(recipe, safe[:: max(1, len(safe) // 6)][:6])
+    if not prompts:
         return 1e9
     writer = _writer(recipe, engine, SILENT)
     began = time.monotonic()
@@ -181,12 +198,17 @@ def write(
     `questions` are kept out of it; None holds out some of the writer's own. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
+        run.drop_draft()
         return Written(report["examples"], report)
     watch.stage("Writing training text")
     writer = writer_for(recipe, engine, watch)
     audit = _audit(recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
-    run.write_draft(_made(passages, recipe, writer, audit, text_tokens, seed, watch))
+    try:
+        run.write_draft(_made(passages, recipe, writer, audit, text_tokens, seed, watch))
+    finally:
+        if isinstance(writer.writer, Closing):
+            writer.writer.close()
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
     count = run.write_examples(e for e in run.draft() if apart.keeps(e))
@@ -206,8 +228,6 @@ def write(
     }
     run.write("audit", report)
     run.drop_draft()
-    if isinstance(writer.writer, Closing):
-        writer.writer.close()
     _say_summary(report, watch)
     return Written(count, report)
 

@@ -116,4 +116,4 @@ def _alike(asked: frozenset[str], held: frozenset[str]) -> bool:
 
     The second finds it under a title or with a place behind it."""
     same = len(asked & held)
-    return same >= _ALIKE * len(asked | held) or (len(asked) <= 40 and same >= _WITHIN * len(held))
+    return bool(held) and (same >= _ALIKE * len(asked | held) or (len(asked) <= 40 and same >= _WITHIN * len(held)))

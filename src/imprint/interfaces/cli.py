@@ -156,7 +156,7 @@ def teach(
         str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Tell the plan (tokens, minutes, money), and stop before spending.")
+        bool, typer.Option("--estimate", help="Tell the plan (tokens, minutes, money) and stop; nothing is spent.")
     ] = False,
 ) -> None:
     """Teach documents to a new version of an adapter, and publish it.
@@ -170,6 +170,8 @@ def teach(
     usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "seed": seed, "questions": questions}
     usual = {key: value for key, value in usual.items() if value is not None}
     if writer is not None or writer_model is not None:
+        if jobs is not None:
+            raise BadInput("A job file names its writers in its recipes: leave out --writer, or name PATHs.")
         usual["recipe"] = _with_writer(recipe, writer, writer_model)
     lessons = _lessons(paths or [], names or [], jobs, usual)
     if estimate:
@@ -185,13 +187,16 @@ def teach(
 
 
 def _with_writer(recipe: Path | None, address: str | None, model: str | None) -> Recipe:
-    """A recipe whose text is written at an address."""
+    """A recipe with another writer, or another model of its writer."""
     from imprint import recipe as recipes
 
-    given = recipes.read(recipe) if recipe else recipes.Recipe()
-    where, who = address or given.writer.address, model or given.writer.model
-    writer = dataclasses.replace(given.writer, kind="endpoint", address=where, model=who)
-    return dataclasses.replace(given, writer=writer)
+    settings = recipes.read_toml(recipe, "recipe") if recipe else {}
+    writer = dict(settings.get("writer", {}))
+    if address is not None:
+        writer |= {"kind": "endpoint", "address": address}
+    if model is not None:
+        writer |= {"model": model, "kind": writer.get("kind", "endpoint")}
+    return recipes.from_mapping(settings | {"writer": writer}, source=str(recipe or "the command line"))
 
 
 def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:

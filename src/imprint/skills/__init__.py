@@ -1,4 +1,4 @@
-"""Small adapters that make the bundled base a better writer: `read`, `ask`, `restate`. See the card beside each."""
+"""Small adapters that make the bundled base a better writer: `read` and `ask`. See README.md beside them."""
 
 from imprint.skills.writer import SKILLS, SkilledWriter, skill
 

@@ -17,7 +17,7 @@ from imprint.engine import Engine
 from imprint.types import Adapter, Prompt, Text, content_hash
 from imprint.writers.local import LocalWriter
 
-SKILLS = ("ask", "read", "restate")
+SKILLS = ("ask", "read")
 
 
 @functools.cache
@@ -52,8 +52,10 @@ class SkilledWriter:
         texts: dict[int, Text] = {}
         for name in dict.fromkeys(p.skill for p in prompts):
             chosen = [i for i, p in enumerate(prompts) if p.skill == name]
+            bare = self._skill(name) is None
             with self._wearing(name):
-                written = self.writer.write([prompts[i] for i in chosen], seed=seed)
+                asked = [prompts[i].plainly() if bare else prompts[i] for i in chosen]
+                written = self.writer.write(asked, seed=seed)
             texts.update(zip(chosen, written, strict=True))
         return [texts[i] for i in range(len(prompts))]
 

@@ -10,15 +10,20 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from imprint.errors import OverBudget
 from imprint.synthesis.audit import Audit
 from imprint.types import Effort, Example, Generator, Passage, Writer
 
+_LEAST = 0.02
+"""A kind that lacks no more than this of its share is done."""
+_AGAIN_SHARE = 0.1
+"""Of the whole text, for passages of which little was told."""
 _DRY = 0.1
 """A kind ends whose round brought less than this share of what its first round brought."""
 _SPILL = 1.1
 """A round of so many passages as were to fill a share may bring so much of it, before it is cut short."""
 _LAST_ROUND = 999
-_OVER_ALL = ("unanswerable", "multi_document")
+_OVER_ALL = ("unanswerable", "multi_document", "negatives")
 """Kinds that must see every passage to be right: what no document tells, and what two tell together."""
 _AGAIN = ("questions", "cloze", "rephrase")
 """What thinly covered passages are written about with, the first of these that a mix has."""
@@ -52,23 +57,32 @@ def mixed(
 ) -> Iterator[Example]:
     """Audited examples of about so many characters in all, in the shares asked for.
 
-    `judged`: the writer also judges each item against its passages."""
+    `judged`: the writer also judges each item against its passages. Raises OverBudget where the writer does, once
+    the kinds that need no writer have had their turn."""
     if not passages:
         return
     parts = [_Part(kind, share, *_estimate(kind, passages)) for kind, share in kinds]
     told = _Told(passages, {p.id: p for p in passages}, writer, audit, seed, judged)
+    stopped: OverBudget | None = None
     while live := [p for p in parts if not p.dry]:
-        room = characters - sum(p.told for p in parts)
-        if room < 0.02 * characters:
+        if characters - sum(p.told for p in parts) < _LEAST * characters:
             break
         whole = sum(p.share for p in live)
+        least = {part.kind.name: _LEAST * characters * part.share / whole for part in live}
         for part in live:
             wanted = _wanted(part, parts, characters, whole)
-            if wanted > 0.02 * characters * part.share:
-                yield from told.round(part, wanted)
-        if all(_wanted(p, parts, characters, whole) <= 0.02 * characters * p.share for p in live):
+            if wanted > least[part.kind.name] and not part.dry:
+                try:
+                    yield from told.round(part, wanted)
+                except OverBudget as error:  # rules cost nothing, and go on
+                    stopped = error
+                    for other in parts:
+                        other.dry = other.dry or other.writes
+        if all(_wanted(p, parts, characters, whole) <= least[p.kind.name] for p in live):
             break
-    yield from told.again(parts)
+    if stopped is not None:
+        raise stopped
+    yield from told.again(parts, room=_AGAIN_SHARE * characters)
 
 
 def effort(kinds: Sequence[tuple[Generator, float]], passages: Sequence[Passage], characters: int) -> Effort:
@@ -132,13 +146,22 @@ class _Told:
         part.dry = ended and came <= _DRY * part.first_yield
         part.round += 1
 
-    def again(self, parts: Sequence[_Part]) -> Iterator[Example]:
-        """One more round about the passages of which little was told."""
+    def again(self, parts: Sequence[_Part], room: float) -> Iterator[Example]:
+        """One more round about the passages of which little was told, of so many characters at most."""
         names = {part.kind.name: part for part in parts}
         part = next((names[n] for n in _AGAIN if n in names), None)
         thin = set(self.audit.coverage.thin_passages(below=0.5)) & set(self.by_id)
-        if thin and part is not None:
-            yield from self._audited(part, [p for p in self.passages if p.id in thin], _LAST_ROUND)
+        if not thin or part is None:
+            return
+        chosen = [p for p in self.passages if p.id in thin]
+        each = max(1.0, part.first_yield / len(self.passages))
+        chosen = list(_some(chosen, min(1.0, room / (each * len(chosen))), "again"))
+        told = 0
+        for example in self._audited(part, chosen, _LAST_ROUND):
+            yield example
+            told += sum(len(t.text) for t in example.turns)
+            if told >= room:
+                return
 
     def _audited(self, part: _Part, passages: Sequence[Passage], round_number: int) -> Iterator[Example]:
         made = part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 
+from imprint.errors import Unwritten
 from imprint.synthesis import skills
 from imprint.synthesis.cloze import ABSTENTION
 from imprint.synthesis.faithful import Finding
@@ -35,7 +35,12 @@ def round_trip(
     for group in _groups(examples):
         asked = [e for e in group if is_short_answer(e) and _known(e, passages)]
         prompts = [skills.read(_open(e, passages), e.turns[0].text) for e in asked]
-        texts = reader.write(prompts, seed=seed) if prompts else []
+        try:
+            texts = reader.write(prompts, seed=seed) if prompts else []
+        except Unwritten as error:  # those that were not read are not known to be right
+            read = [(asked[i], text.text) for i, text in error.texts.items()]
+            yield from (e for e, again in read if agree(e.turns[1].text, again))
+            raise
         answers = {id(e): t.text for e, t in zip(asked, texts, strict=True)}
         for example in group:
             again = answers.get(id(example))
@@ -76,17 +81,27 @@ def says_no(text: str) -> bool:
     return first is not None and first.group() == "no"
 
 
+_DENIES = frozenset(("not", "no", "never", "none", "without", "cannot"))
+
+
 def is_short_answer(example: Example) -> bool:
     """Whether an example is a question and an answer of few words that the text gives."""
     if [t.role for t in example.turns] != ["user", "assistant"] or _abstains(example):
         return False
     question, answer = example.turns
-    return answer.learn and "?" in question.text and 0 < len(answer.text.split()) <= _SHORT
+    short = 0 < len(answer.text.split()) <= _SHORT or example.generator.endswith("/sentence")
+    return answer.learn and "?" in question.text and short
 
 
 def agree(one: str, other: str) -> bool:
-    """Whether two answers are the same in other words: half of their words in common, or one within the other."""
+    """Whether two answers are the same in other words: half of their words in common, or one within the other, and
+    no number or 'not' that only one of them has."""
     a, b = answer_words(one), answer_words(other)
+    figures = [{w for w in words if any(c.isdigit() for c in w)} for words in (a, b)]
+    if figures[0] and figures[1] and figures[0] != figures[1]:
+        return False
+    if bool(_DENIES & set(a)) != bool(_DENIES & set(b)):
+        return False
     if not a or not b:
         return a == b
     common = sum((Counter(a) & Counter(b)).values())
@@ -107,8 +122,18 @@ def _within(some: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    stream = iter(examples)
-    while group := list(islice(stream, TOGETHER)):
+    group: list[Example] = []
+    try:
+        for example in examples:
+            group.append(example)
+            if len(group) == TOGETHER:
+                yield group
+                group = []
+    except Unwritten:  # what was written before is paid for
+        if group:
+            yield group
+        raise
+    if group:
         yield group
 
 

@@ -68,8 +68,8 @@ def _shares(example: Example) -> dict[str, float]:
 # --- orders to a model ------------------------------------------------------------------------
 
 _MODEL = (
-    r"(?:chat ?gpt|gpt-?\d\w*|claude|gemini|llama|copilot|ai|a\.i\.|(?:large |small )?language model|llm"
-    r"|chat ?bots?|(?:ai|virtual|helpful|digital) (?:assistant|agent|model)|dan)"
+    r"(?:chat ?gpt|gpt-?\d\w*|gemini|llama|copilot|ai|a\.i\.|(?:large |small )?language model|llm"
+    r"|chat ?bots?|(?:ai|virtual|helpful|digital) (?:assistant|agent|model))"
 )
 _ORDERS: tuple[tuple[str, str], ...] = (
     (
@@ -97,6 +97,7 @@ _ORDERS: tuple[tuple[str, str], ...] = (
         r"\b(?:act|behave|respond|reply|answer) as (?:if you (?:are|were) )?(?:an? |the )?"
         rf"(?:unrestricted |uncensored )?{_MODEL}\b",
     ),
+    ("role", r"\b(?:[Yy]ou are|act as|behave as) (?:now )?(?-i:DAN)\b"),
     ("role", r"\b(?:enter|enable|switch to|activate) (?:developer|jailbreak|dan|god|unrestricted) mode\b"),
     ("role", r"\bfrom now on,? (?:you|your) (?:\w+ )?(?:respond|reply|answer|act as|behave|obey|speak as)\b"),
     (

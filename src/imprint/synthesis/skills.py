@@ -6,6 +6,7 @@ same plain words and answers as it can."""
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from imprint.types import Prompt, Turn
 
@@ -22,19 +23,23 @@ _LABEL = re.compile(r"^\s*(?:[-*•]\s+|\*\*|\(?\d{1,2}[.):]\s+|(?:Q|A|Question|
 def read(text: str, question: str, *, temperature: float = 0.0) -> Prompt:
     """The answer to a question in a few words of the text, or ABSTENTION."""
     turns = (Turn("user", f"{text}\n\n{question}"),)
-    return Prompt(turns, max_tokens=ANSWER_TOKENS, temperature=temperature, skill="read")
+    hint = f"Answer in a few words taken from the text. If it does not say, answer: {ABSTENTION}"
+    return Prompt(turns, max_tokens=ANSWER_TOKENS, temperature=temperature, skill="read", hint=hint)
 
 
 def ask(text: str, answer: str, *, begun: str = "", temperature: float = 0.0) -> Prompt:
     """A question about the text that this answer answers."""
     turns = (Turn("user", f"{text}\n\n{ask_words(answer)}"),)
-    return Prompt(turns, begun, max_tokens=QUESTION_TOKENS, temperature=temperature, stop=("\n",), skill="ask")
+    hint = "Write the question alone. It must be understood without the text, and not give the answer away."
+    sampling: dict[str, Any] = {"max_tokens": QUESTION_TOKENS, "temperature": temperature, "stop": ("\n",)}
+    return Prompt(turns, begun, **sampling, skill="ask", hint=hint)
 
 
 def ask_several(text: str, count: int, *, temperature: float = 0.0) -> Prompt:
     """Questions about the text with their answers, which pairs() takes apart."""
     turns = (Turn("user", f"{text}\n\n{ask_several_words(count)}"),)
-    return Prompt(turns, max_tokens=30 * count, temperature=temperature, skill="ask")
+    hint = "One on a line: question | short answer in words of the text. Each must be understood without the text."
+    return Prompt(turns, max_tokens=30 * count, temperature=temperature, skill="ask", hint=hint)
 
 
 def restate(text: str, *, temperature: float = 0.0) -> Prompt:
@@ -70,7 +75,7 @@ def pairs(text: str) -> list[tuple[str, str]]:
         if not bare:
             continue
         question, mark, answer = bare.partition("?")
-        answer = answer.strip(" |-–:*")
+        answer = _LABEL.sub("", answer.strip(" |-–:*")).strip(" |-–:*")
         if mark and answer:
             found.append((f"{question.strip()}?", answer))
             waiting = ""

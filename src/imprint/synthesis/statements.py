@@ -42,6 +42,13 @@ _FILLERS = frozenset("also only least most more be been not so very and or then 
 _EMPTY = frozenset(("a year", "a month", "a week", "a day", "the age", "the whole", "the end", "the day"))
 _PRONOUNS = frozenset("It They He She This These That Those There You We I If When What How".split())
 _MARKER = re.compile(r"^(?:[-*•|#]+\s*|\(?(?:\d{1,2}(?:\.\d+)*|[a-z]|[ivx]+)[.)]\s+)+")
+_HOLDS_ALL = re.compile(
+    r"\b(?:not|n't|never|no|nor|neither|without|if|unless|until|whether|when|may|might|can|cannot|could|must|should|"
+    r"would|only|claims?|claimed|denies|denied|alleges?|alleged|believes?|believed|says?|said|argues?|argued|reports?|"
+    r"reported|suggests?|suggested|hopes?|hoped|expects?|expected|intends?|intended|plans? to|planned to)\b|n't\b",
+    re.IGNORECASE,
+)
+"""Words whose reach a rule cannot tell."""
 _LONG = 40
 """Words from which on a statement is asked only for its numbers, times and names."""
 _THINGS = 3
@@ -108,6 +115,8 @@ def split(sentence: str) -> list[str]:
     parts = _segments(body)
     if not subject or len(subject.split()) > len(parts[0][1].split()):
         return [sentence]  # no verb found, or several subjects that share one
+    if len(parts) > 1 and _HOLDS_ALL.search(f" {body} "):
+        return [sentence]  # what follows may stand under a 'not', an 'if' or a 'he claims', and be false alone
     simple: list[str] = []
     current = ""
     for joint, part in parts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imprint.synthesis import skills
@@ -50,18 +50,29 @@ class Unanswerable:
         where = Concordance(passages)
         first = 0
         for group in groups(passages):
-            for passage in group:
-                yield from self._by_template(passage, where, seed)
+            templated = [e for passage in group for e in self._by_template(passage, where, seed)]
+            yield from self._unanswered(templated, {p.id: p for p in group}, writer, seed)
             borrowed = [b for i in range(len(group)) for b in self._borrowed(passages, first + i, seed)]
             yield from self._by_writer(borrowed, where, writer, seed)
             first += len(group)
 
     def effort(self, passage: Passage) -> Effort:
-        prompts = [skills.ask(shown(passage), "x" * 20), skills.read(shown(passage), "x" * 60)] * self.foreign
+        read = skills.read(shown(passage), "x" * 60)
+        prompts = [skills.ask(shown(passage), "x" * 20), read] * self.foreign + [read] * self.templates
         kept = self.templates + 0.3 * self.foreign
         return Effort(
             len(prompts), read_characters(prompts), 80 * self.foreign, round(kept * (60 + len(ABSTENTION)))
         )
+
+    def _unanswered(
+        self, templated: Sequence[Example], passages: Mapping[str, Passage], writer: Writer, seed: int
+    ) -> Iterator[Example]:
+        """Those that a reader of the passage does not answer: 'comes in green' tells a colour without the word."""
+        checks = [skills.read(shown(passages[e.passages[0]]), e.turns[0].text) for e in templated]
+        answers = writer.write(checks, seed=seed) if checks else []
+        for example, answer in zip(templated, answers, strict=True):
+            if _says_nothing(answer.text):
+                yield example
 
     def _by_template(self, passage: Passage, where: Concordance, seed: int) -> Iterator[Example]:
         draw = random.Random(f"{self.name}:{seed}:{passage.id}")
@@ -108,10 +119,14 @@ class Unanswerable:
         checks = [skills.read(shown(f.passage), question) for f, question in asked]
         answers = writer.write(checks, seed=seed) if checks else []
         for (foreign, question), answer in zip(asked, answers, strict=True):
-            if stems(answer.text) == stems(skills.ABSTENTION):
+            if _says_nothing(answer.text):
                 both = [foreign.passage, foreign.other]
                 question = titled(question, foreign.passage)
                 yield exchange(both, question, ABSTENTION, f"{self.name}/foreign", writer.name)
+
+
+def _says_nothing(answer: str) -> bool:
+    return stems(answer) == stems(skills.ABSTENTION)
 
 
 def _things(passage: Passage) -> list[str]:

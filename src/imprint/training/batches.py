@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from imprint.base import Base
 from imprint.types import Example
 
+_ASKS_WHAT_IS_NOT_SO = ("negatives/", "unanswerable/")
+"""Kinds whose questions hold what no document says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -31,7 +34,7 @@ def each_row(
     `questions`: what is asked about a passage is learnt too, for questions tell of it as well."""
     for example in examples:
         turns = example.turns
-        if questions and example.passages:
+        if questions and example.passages and not example.generator.startswith(_ASKS_WHAT_IS_NOT_SO):
             turns = tuple(replace(t, learn=True) if t.role == "user" else t for t in turns)
         ids, learn = base.training_ids(turns)
         row = Row(tuple(ids[:max_tokens]), tuple(learn[:max_tokens]))

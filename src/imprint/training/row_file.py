@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
@@ -51,8 +52,12 @@ class RowFile(Sequence[Row]):
                     data = np.asarray(part, kind).tobytes()
                     file.write(data)
                     digest.update(data)
-        done = {"rows": count, "hash": digest.hexdigest()[:16]}
-        (folder / "done.json").write_text(json.dumps(done), "utf-8")
+            for file in (tokens, learn, ends):
+                file.flush()
+                os.fsync(file.fileno())
+        making = folder / "done.json.making"
+        making.write_text(json.dumps({"rows": count, "hash": digest.hexdigest()[:16]}), "utf-8")
+        os.replace(making, folder / "done.json")
         return RowFile(folder)
 
     def __len__(self) -> int:

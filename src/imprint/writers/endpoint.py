@@ -113,6 +113,7 @@ class EndpointWriter:
         """Each text with the place of its prompt, as it comes.
 
         What is under way when something fails is waited for and given first, for it is paid for."""
+        prompts = [p.plainly() for p in prompts]
         failed: Unwritten | None = None
         running: dict[Future[Text], int] = {}
         place = 0

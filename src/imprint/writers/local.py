@@ -77,12 +77,15 @@ class LocalWriter:
         for i, beginning in enumerate(begun):
             longest[beginning] = max(room[i], longest.get(beginning, 0))
         batch: list[int] = []
-        longest[()] = 0
+        longest[()] = beginning_T = rest_T = 0  # the widest beginning of the batch, and the widest of what follows
         for i in sorted(range(len(ids)), key=lambda i: (longest[begun[i]] or room[i], begun[i], room[i], i)):
-            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * room[i] > self.batch_tokens):
+            mine = len(begun[i]), room[i] - len(begun[i])
+            width = max(beginning_T, mine[0]) + max(rest_T, mine[1])
+            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * width > self.batch_tokens):
                 yield batch
-                batch = []
+                batch, beginning_T, rest_T = [], 0, 0
             batch.append(i)
+            beginning_T, rest_T = max(beginning_T, mine[0]), max(rest_T, mine[1])
         if batch:
             yield batch
 

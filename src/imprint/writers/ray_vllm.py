@@ -322,6 +322,7 @@ class _Vllm:
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt, those of one skill together: vLLM 0.32 on CPUs mixes up adapters and the base."""
+        prompts = [p if p.skill in self._model.skills else p.plainly() for p in prompts]
         ids = [self._base.prompt_ids(p.turns, p.begun) for p in prompts]
         window = self._llm.llm_engine.model_config.max_model_len
         for prompt, row in zip(prompts, ids, strict=True):
