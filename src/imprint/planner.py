@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from imprint.errors import BadSetting
 
-FEWEST_TIMES, TIMES, MOST_TIMES = 8.0, 30.0, 120.0
+FEWEST_TIMES, TIMES, MOST_TIMES = 6.0, 40.0, 120.0
 """Training text in multiples of what it tells of: below the first little is learnt, above the last little more
 (docs/log.md). What a budget has left at the second becomes more epochs first."""
-EPOCHS, MOST_EPOCHS = 5.0, 8.0
+EPOCHS, MOST_EPOCHS = 4.0, 6.0
+"""Half the text met twice as often taught clearly less (docs/log.md)."""
 
 Price = Callable[[float], float]
 """What a token of text costs, by how often it is met."""
