@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
 from imprint.types import Passage, Prompt, Text
 from imprint.watch import SILENT
+from imprint.writers.spending import Spent
 from scholar import PASSAGES, Scholar, passage
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 1.0, "rephrase": 1.0})
@@ -118,3 +120,28 @@ def test_a_dearer_writer_makes_a_dearer_plan() -> None:
 
 def _writer(usd: float) -> WriterSettings:
     return WriterSettings("endpoint", "http://x/v1", "m", usd_per_million_in=usd, usd_per_million_out=usd)
+
+
+def test_what_was_spent_before_a_kill_counts_against_the_limit(
+    home: Path, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+
+    class Paid(Scholar):
+        @property
+        def spent(self) -> Spent:
+            return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
+
+    def writer(recipe: Recipe, *_: object) -> Paid:
+        limits.append(recipe.writer.max_usd)
+        return Paid()
+
+    monkeypatch.setattr(writing, "_writer", writer)
+    dear = replace(RECIPE, writer=replace(_writer(1.0), max_usd=2.0))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing, "hold_out", _killed)
+        written(tmp_path, tiny_base, recipe=dear, questions=None)
+    spent = RunFolder(tmp_path).read("spent")["usd"]
+    assert spent > 0
+    written(tmp_path, tiny_base, recipe=dear)
+    assert limits == [2.0, pytest.approx(2.0 - spent)]

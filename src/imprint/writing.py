@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from imprint import synthesis
@@ -201,11 +201,13 @@ def write(
         run.drop_draft()
         return Written(report["examples"], report)
     watch.stage("Writing training text")
-    writer = writer_for(recipe, engine, watch)
+    before = float((run.read("spent") or {}).get("usd", 0.0))
+    writer = writer_for(_with_what_is_left(recipe, before), engine, watch)
     audit = _audit(recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
     try:
-        run.write_draft(_made(passages, recipe, writer, audit, text_tokens, seed, watch))
+        made = _made(passages, recipe, writer, audit, text_tokens, seed, watch)
+        run.write_draft(_noting_what_is_spent(made, run, writer, before))
     finally:
         if isinstance(writer.writer, Closing):
             writer.writer.close()
@@ -224,7 +226,7 @@ def write(
         "too_like_held_out": apart.dropped,
         "writer": writer.name,
         "prompts": prompt_hashes(tuple(recipe.shares)),
-        "spent": asdict(spent) if (spent := getattr(writer.writer, "spent", None)) is not None else None,
+        "spent": run.read("spent"),
     }
     run.write("audit", report)
     run.drop_draft()
@@ -267,6 +269,33 @@ def _made(
     yield from audit.pass_through(RawText().examples(strange, writer, seed=seed), {p.id: p for p in strange})
 
 
+def _with_what_is_left(recipe: Recipe, spent_usd: float) -> Recipe:
+    """A hard limit holds for all calls of a run together."""
+    limit = recipe.writer.max_usd
+    if limit is None or not spent_usd:
+        return recipe
+    return replace(recipe, writer=replace(recipe.writer, max_usd=max(0.0, limit - spent_usd)))
+
+
+def _noting_what_is_spent(
+    examples: Iterator[Example], run: RunFolder, writer: CachedWriter, before_usd: float
+) -> Iterator[Example]:
+    """The examples; on the way, what the writer cost is written down, so that a kill does not forget it."""
+
+    def note() -> None:
+        spent = getattr(writer.writer, "spent", None)
+        if spent is not None:
+            run.write("spent", asdict(spent) | {"usd": before_usd + spent.usd})
+
+    try:
+        for i, example in enumerate(examples):
+            if i % 64 == 0:
+                note()
+            yield example
+    finally:
+        note()
+
+
 def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
     """Orders to a model, contradictions, and names that are easily confused, before anything is trained."""
     for row in found["instructions"][:3]:
@@ -277,7 +306,7 @@ def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
         watch.say(f"Easily confused: {row['first']} and {row['second']}.")
     more = sum(max(0, len(found[k]) - 3) for k in ("instructions", "contradictions", "entities"))
     if more:
-        watch.say(f"and {more} more of these: imprint audit NAME shows them all.")
+        watch.say(f"and {more} more of these; imprint audit NAME tells of them once it is taught.")
 
 
 def _say_summary(report: Mapping[str, Any], watch: Watch) -> None:
