@@ -17,11 +17,13 @@ import pytest
 from conftest import Scribe
 from imprint.base import Base
 from imprint.errors import BadSetting, OverBudget, WriterFailed
+from imprint.synthesis import KINDS
 from imprint.types import Prompt, Text, Turn, Writer
 from imprint.writers.cache import CachedWriter
 from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.local import LocalWriter
 from imprint.writers.spending import Budget, Ledger, Pace, Spent, guessed_tokens, most_tokens
+from scholar import PASSAGES
 from server_kit import Server, roomy_base, serving
 
 KEY = "sk-secret-of-this-test"
@@ -57,6 +59,17 @@ def test_what_a_server_writes_is_what_its_base_writes(ours: EndpointWriter, base
     assert [t.text for t in ours.write(prompts, seed=0)] == [
         t.text for t in LocalWriter(base).write(prompts, seed=0)
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_synthesis_writes_through_a_server(ours: EndpointWriter, kind: str) -> None:
+    generator = KINDS[kind]()
+    asks = generator.effort(PASSAGES[0]).prompts > 0
+    before = ours.spent.requests
+    for example in generator.examples(PASSAGES, ours, seed=0):
+        assert example.turns
+        assert example.writer in (ours.name, "rules", "document")
+    assert (ours.spent.requests > before) == (asks and kind != "multi_document")  # which finds no pair here
 
 
 @pytest.mark.parametrize("turn", [Turn("user", "Who is it?"), Turn("text", "It was")], ids=["chat", "completion"])
