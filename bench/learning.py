@@ -272,7 +272,8 @@ class Bench:
             text = writing.write(
                 run, self.passages, self.engine, recipe, text_tokens, options.seed, self.questions, Lines()
             )
-            more["audit"] = {k: v for k, v in text.report.items() if k != "dropped"}
+            more["audit"] = {k: text.report[k] for k in ("counts", "reasons", "untouched", "diverse")}
+            more["audit"]["covered"] = text.report["covered"]["share"]
         wrote = time.monotonic() - began
         made = each_row(run.examples(), self.base, max_tokens=1024, questions=not options.answers_only)
         rows = RowFile.write(made, run.path / "rows")
@@ -373,6 +374,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, help="where texts and checkpoints are kept for a later call")
     parser.add_argument("--json", type=Path, metavar="FILE", help="rows are added as they end; what is there stays")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw score against text from the rows")
     options = parser.parse_args()
     threads = use_threads(options.threads)
     quieten()
@@ -406,6 +408,30 @@ def main() -> None:
             if options.json:
                 options.json.parent.mkdir(parents=True, exist_ok=True)
                 options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False), "utf-8")
+    if options.plot:
+        plot(result["rows"], options.plot)
+
+
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Score against training text of one arm at several sizes, with the rivals as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    taught = sorted((r for r in rows if "text_tokens" in r), key=lambda r: r["text_tokens"])
+    scores = [r["systems"]["weights"] for r in taught]
+    spread = [[s["score"] - s["low"] for s in scores], [s["high"] - s["score"] for s in scores]]
+    sizes, heights = [r["text_tokens"] for r in taught], [s["score"] for s in scores]
+    axes.errorbar(sizes, heights, spread, marker="o", capsize=3, label="weights")
+    for i, r in enumerate(r for r in rows if r["arm"] in READERS):
+        score = r["systems"][r["arm"]]["score"]
+        axes.axhline(score, color=f"C{i + 1}", linestyle="--", linewidth=1, label=r["arm"].replace("_", " "))
+    axes.set(xscale="log", xlabel="tokens of training text", ylabel="right, closed book", ylim=(0, None))
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
 
 
 def show(made: dict[str, Any]) -> None:
