@@ -462,3 +462,18 @@ def test_rounds_ask_for_different_numbers_of_questions() -> None:
 @pytest.mark.parametrize("pair", ["What costs 85 euros? | 85 euros", f"What is blue at Acme? | {skills.ABSTENTION}", "What is given above? | 85 euros"])
 def test_a_question_that_gives_its_answer_away_or_has_none_is_dropped(pair: str) -> None:
     assert made(Focal(), PASSAGES[:1], writer=Scholar(lambda _: pair)) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("The text is about a tent that weighs 3 kilograms.", False),
+        ("Both texts say that the tent weighs 3 kilograms.", False),
+        ("I'm sorry, but I cannot help with that request at all.", False),
+        ("The judge passed the sentence in 1931 and went home.", True),
+    ],
+)
+def test_prose_speaks_of_the_matter_and_not_of_the_text(written: str, kept: bool) -> None:
+    shown = "<text>\nThe tent weighs 3 kilograms. The sentence was passed in 1931 by a judge.\n</text>\n\nTell it."
+    prompt = Prompt((Turn("user", shown),), begun="In short,")
+    assert bool(prose(prompt, written)) == kept

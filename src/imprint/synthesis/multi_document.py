@@ -27,7 +27,7 @@ from imprint.synthesis.facts import (
 )
 from imprint.synthesis.forms import exchange, place, reading, shown
 from imprint.synthesis.prompt_files import filled
-from imprint.synthesis.prose import continued, whole_sentences
+from imprint.synthesis.prose import continued, prose
 from imprint.types import Effort, Example, Passage, Prompt, Text, Writer
 
 _FAR = 4
@@ -143,7 +143,7 @@ class MultiDocument:
     def _in_common(self, pairs: Sequence[_Pair], writer: Writer, seed: int) -> Iterator[Example]:
         prompts = [self.common_prompt(p) for p in pairs]
         for pair, prompt, text in zip(pairs, prompts, _written(writer, prompts, seed), strict=True):
-            told = whole_sentences(continued(prompt, text.text))
+            told = prose(prompt, text.text)
             common = stems(pair.first.text) & stems(pair.second.text)
             if is_sound(told, pair.both, least_words=6) and stems(told) & common:
                 yield exchange(pair.both, pair.question, told, f"{self.name}/both", writer.name)
@@ -151,7 +151,7 @@ class MultiDocument:
     def _texts(self, pairs: Sequence[_Pair], drawn: Sequence[Cell], writer: Writer, seed: int) -> Iterator[Example]:
         prompts = [self.text_prompt(p, c) for p, c in zip(pairs, drawn, strict=True)]
         for pair, prompt, text in zip(pairs, prompts, _written(writer, prompts, seed), strict=True):
-            told = whole_sentences(continued(prompt, text.text))
+            told = prose(prompt, text.text)
             if is_sound(told, pair.both, least_words=12) and _tells_both(told, pair):
                 yield reading(pair.both, f"{place(pair.second)} {told}", f"{self.name}/text", writer.name)
 

@@ -12,7 +12,8 @@ _ENDED = re.compile(r"[.!?。！？][\"'”’»)\]*]*$")
 _POLITE = re.compile(r"^(?:sure|certainly|of course|okay|here(?:'s| is| are))\b[^\n:]{0,80}[:!]\s*", re.IGNORECASE)
 _REFUSAL = re.compile(r"^(?:i'm sorry|i am sorry|sorry,|i cannot|i can't|i'm unable)|\bas an ai\b", re.IGNORECASE)
 _OF_ITSELF = re.compile(
-    r"text>|\b(?:the|this|that|your|following) (?:text|passage|summary|paragraph|blog post|sentence)s?\b",
+    r"text>|\bboth texts\b|\b(?:the|this|that|your|following) (?:first |second )?"
+    r"(?:text|passage|summary|paragraph|blog post|sentence)s?\b",
     re.IGNORECASE,
 )
 
@@ -47,9 +48,12 @@ def prose(prompt: Prompt, text: str, *, least_words: int = 6) -> str:
     if len(set(said)) < len(said):
         whole = " ".join(dict.fromkeys(said))
     words = whole.split()
-    if len(words) < least_words or _circles(words) or _REFUSAL.search(whole) or _OF_ITSELF.search(whole):
+    if len(words) < least_words or _circles(words) or _REFUSAL.search(text.strip()):
         return ""
     given = " ".join(prompt.turns[-1].text.split())
+    shown = prompt.turns[-1].text.rpartition("</text>")[0].lower()
+    if any(match.group().lower() not in shown for match in _OF_ITSELF.finditer(whole)):
+        return ""
     asked = prompt.turns[-1].text.rsplit("</text>", 1)[-1].strip().splitlines()
     copied = " ".join(words) in given or any(len(line) > 20 and line in whole for line in asked)
     return "" if copied else whole

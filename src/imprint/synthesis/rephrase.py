@@ -14,7 +14,7 @@ from imprint.synthesis.design import Cell, cells
 from imprint.synthesis.facts import dealt, is_sound, read_characters
 from imprint.synthesis.forms import groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_file
-from imprint.synthesis.prose import continued, whole_sentences
+from imprint.synthesis.prose import prose
 from imprint.synthesis.statements import Statement, statements
 from imprint.types import Effort, Example, Passage, Prompt, Turn, Writer
 
@@ -76,7 +76,7 @@ class Rephrase:
         prompts = [self.prompt(p, s, c) for p, s, c in zip(group, styles, drawn, strict=True)]
         texts = writer.write(prompts, seed=seed)
         for passage, style, prompt, text in zip(group, styles, prompts, texts, strict=True):
-            told = whole_sentences(continued(prompt, text.text))
+            told = prose(prompt, text.text)
             if style == "questions":
                 told = _conversation(text.text)
             if is_sound(told, [passage]):

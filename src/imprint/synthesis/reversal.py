@@ -13,7 +13,7 @@ from imprint.synthesis.cloze import titled
 from imprint.synthesis.facts import Fact, dealt, facts, key_words, overlap, read_characters
 from imprint.synthesis.forms import exchange, groups, place, reading, shown
 from imprint.synthesis.prompt_files import filled
-from imprint.synthesis.prose import continued, whole_sentences
+from imprint.synthesis.prose import prose
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _AGREES = 0.5
@@ -75,7 +75,7 @@ class Reversal:
     def _statements(self, chosen: Sequence[Fact], writer: Writer, seed: int) -> Iterator[Example]:
         prompts = [self.statement_prompt(f) for f in chosen]
         for fact, prompt, text in zip(chosen, prompts, writer.write(prompts, seed=seed), strict=True):
-            told = whole_sentences(continued(prompt, text.text))
+            told = prose(prompt, text.text)
             if _tells(told, fact):
                 yield reading([fact.asking.statement.passage], told, f"{self.name}/statement", writer.name)
 
