@@ -21,7 +21,7 @@ from imprint.synthesis.prose import prose
 from imprint.synthesis.self_edit import SelfEdit
 from imprint.synthesis.self_study import FAMILIES, SelfStudy, as_request
 from imprint.synthesis.summaries import Summaries
-from imprint.types import Example, Generator, Passage, Prompt
+from imprint.types import Example, Generator, Passage, Prompt, Turn
 from scholar import PASSAGES, SHORT, TEXTS, TITLE, Scholar, about, passage, scholar
 
 KINDS: list[Callable[[], Generator]] = [EntiGraph, ActiveReading, SelfStudy, Summaries, SelfEdit, Focal]
