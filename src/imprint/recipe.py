@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from imprint.errors import BadSetting
 
 LOCAL_MIX = {
-    "questions": 8.0,
-    "cloze": 1.0,
-    "reversal": 0.5,
+    "questions": 7.0,
+    "cloze": 2.0,
+    "reversal": 1.0,
     "negatives": 0.25,
     "unanswerable": 0.25,
-    "rephrase": 1.0,
+    "rephrase": 0.5,
     "replay": 0.5,
 }
 """What the bundled base can write well, with a little of its own talk against forgetting (docs/log.md)."""
