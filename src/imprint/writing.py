@@ -126,7 +126,7 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine) -> f
     done = _load(sum(len(t.text) for p in prompts for t in p.turns), sum(len(t.text) for t in texts))
     needed = _load(asked.read_tokens, asked.written_tokens) * CHARACTERS_A_TOKEN
     # The audit reads answers again, and the last batches are half empty.
-    return 0.85 * done / seconds / needed
+    return 0.68 * done / seconds / needed
 
 
 def _load(read: float, written: float) -> float:
