@@ -48,11 +48,12 @@ def test_each_prompt_gets_the_skill_it_names(tiny_base: Base, worn: Callable[[st
                 assert text.text == local.write([prompt], seed=0)[0].text
 
 
-def test_a_skill_left_out_is_not_worn(tiny_base: Base, worn: Callable[[str], Adapter | None]) -> None:
+def test_where_a_skill_is_left_out_its_prompt_says_in_words_what_it_would_know(tiny_base: Base, worn: Callable[[str], Adapter | None]) -> None:
     engine, local = Engine(tiny_base), LocalWriter(tiny_base)
     bare = SkilledWriter(engine, local, without=SKILLS)
     prompt = skills.read(TEXT, "What does it cost?")
-    assert bare.write([prompt], seed=0)[0].text == local.write([prompt], seed=0)[0].text
+    assert "Not in the text." in prompt.plainly().turns[-1].text
+    assert bare.write([prompt], seed=0)[0].text == local.write([prompt.plainly()], seed=0)[0].text
     assert bare.name == local.name != SkilledWriter(engine, local).name
 
 
