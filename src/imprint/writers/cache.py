@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +19,17 @@ class Streaming(Protocol):
 
     def each(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[tuple[int, Text]]:
         """Each text with the place of its prompt, in any order."""
+
+
+def gathered(each: Iterable[tuple[int, Text]], count: int) -> list[Text]:
+    """The texts in their prompts' order. What stops the writer is raised with the texts that came before."""
+    texts: dict[int, Text] = {}
+    try:
+        texts.update(each)
+    except Unwritten as error:
+        error.texts = texts
+        raise
+    return [texts[i] for i in range(count)]
 
 
 @dataclass

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from imprint.errors import BadSetting, MissingPackage, Unwritten, WriterFailed
 from imprint.types import Prompt, Text
+from imprint.writers.cache import gathered
 from imprint.writers.spending import Budget, Ledger, Pace, Spent, guessed_tokens, most_tokens
 
 if TYPE_CHECKING:
@@ -101,13 +102,7 @@ class EndpointWriter:
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt. Raises OverBudget or WriterFailed with the texts that came before."""
-        texts: dict[int, Text] = {}
-        try:
-            texts.update(self.each(prompts, seed=seed))
-        except Unwritten as error:
-            error.texts = texts
-            raise
-        return [texts[i] for i in range(len(prompts))]
+        return gathered(self.each(prompts, seed=seed), len(prompts))
 
     def each(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[tuple[int, Text]]:
         """Each text with the place of its prompt, as it comes.

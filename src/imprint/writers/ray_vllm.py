@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imprint.errors import BadInput, BadSetting, ImprintError, MissingPackage, Unwritten, WriterFailed
+from imprint.errors import BadInput, BadSetting, ImprintError, MissingPackage, WriterFailed
 from imprint.types import Prompt, Text, content_hash
+from imprint.writers.cache import gathered
 from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.spending import Spent
 
@@ -99,13 +100,7 @@ class RayWriter:
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt. What stops a worker is raised with the texts that came before."""
-        texts: dict[int, Text] = {}
-        try:
-            texts.update(self.each(prompts, seed=seed))
-        except Unwritten as error:
-            error.texts = texts
-            raise
-        return [texts[i] for i in range(len(prompts))]
+        return gathered(self.each(prompts, seed=seed), len(prompts))
 
     def each(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[tuple[int, Text]]:
         """Each text with the place of its prompt, as it comes. A worker that fails does not stop the others."""
