@@ -125,12 +125,13 @@ def planned(
         plan = Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
     else:
         watch.stage("Planning")
+        work = writing.work(recipe, passages)
         plan = planner.plan(
             [engine.base.count_tokens(p.text) for p in passages],
             [writing.value(p) for p in passages],
             budget,
-            Speeds(writing.text_speed(recipe, passages, engine), _training_speed(passages, engine, recipe)),
-            writing.work(recipe, passages),
+            Speeds(writing.text_speed(recipe, passages, engine, work), _training_speed(passages, engine, recipe)),
+            work,
             batch_tokens=recipe.batch_tokens,
             epochs=recipe.epochs,
             text_tokens=recipe.text_tokens,

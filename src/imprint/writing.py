@@ -107,10 +107,9 @@ def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
     return Work(asked.prompts / tokens, read / tokens, written / tokens, usd / tokens)
 
 
-def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine) -> float:
+def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, asked: Work) -> float:
     """Tokens of training text a second: measured by writing a sample of the recipe's prompts where the base writes;
-    guessed where it would cost money."""
-    asked = work(recipe, passages)
+    guessed where it would cost money. `asked`: what work() says of these passages."""
     if not asked.prompts:
         return 1e9
     if recipe.writer.kind != "local":
