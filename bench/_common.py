@@ -136,7 +136,10 @@ def base_folder(base: Any) -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
+    except OSError:  # a machine without git
+        return ""
 
 
 def _cores() -> int:

@@ -9,10 +9,10 @@ squad_all (all 247), fictional (8 invented passages, probes at three depths), co
 
 Arms: untouched; full_context and rag (the same base reads), each also as NAME+read with the read skill on; a kind
 of synthesis by its name; mix (the default recipe); mix-no-skills; mix-no-audit; seal_gpt4_1 and seal_round2 (squad:
-text by GPT-4.1, and by SEAL's Qwen2.5-7B after its second round). Every trained arm sees as many training tokens
-(--tokens); text of which there is less is met more often. One adapter holds the whole set. Questions are kept out
-of the text with everything too like them. A row is written when it ends, and a row that is there is not made
-again."""
+text by GPT-4.1, and by SEAL's Qwen2.5-7B after its second round). An arm may differ in how it is trained:
+mix*rank=64*lr=1e-3. Every trained arm sees as many training tokens (--tokens); text of which there is less is met
+more often. One adapter holds the whole set. Questions are kept out of the text with everything too like them. A row
+is written when it ends (with --together when its fellows end too), and a row that is there is not made again."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ READERS = ("untouched", "full_context", "full_context+read", "rag", "rag+read")
 ANSWER_TOKENS = {"contoso": 96}
 ASKED_FOR = {"contoso": " Answer in a whole sentence."}
 """Said after every question, to every system alike: the right answers of this set are sentences."""
+BEGUN = {"fictional": "Complete the sentence."}
+"""What is asked where a set's questions are beginnings of sentences: these are put in every system's mouth."""
+Way = Callable[[str, str], Any]
+"""Makes a prompt of what is asked, and of what to look up for it."""
 PLANS = {"standard": "Northwind_Standard", "plus": "Northwind_Health_Plus"}
 
 
@@ -82,7 +86,7 @@ def _squad(passages: Sequence[dict[str, Any]], folder: Path) -> list[Any]:
 
 
 def fictional(data: Path, folder: Path) -> list[Any]:
-    """8 invented passages; a probe is the beginning of a sentence, its answer what must follow."""
+    """8 invented passages; a probe is the beginning of a sentence, gone on with; its answer is what must follow."""
     from imprint.evaluation.closed_book import Question
 
     passages = json.loads((data / "fictional_knowledge" / "fictional_40.json").read_text("utf-8"))
@@ -149,6 +153,18 @@ def recipe_of(arm: str, options: argparse.Namespace) -> Any:
     return replace(recipe, mix={arm: 1.0} if arm in ("raw_text", "replay") else {arm: 19.0, "replay": 1.0})
 
 
+def varied(arm: str) -> tuple[str, dict[str, float]]:
+    """An arm, and with what settings of training it differs: 'mix*rank=64*lr=1e-3'."""
+    name, *settings = arm.split("*")
+    found = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in ("rank", "lr", "batch_tokens", "epochs", "tokens"):
+            raise SystemExit(f"An arm may differ in rank, lr, batch_tokens, epochs and tokens, not in '{key}'.")
+        found[key] = float(value) if key in ("lr", "epochs") else int(value)
+    return name, found
+
+
 def seal_examples(arm: str, data: Path, passages: Sequence[Any]) -> Iterator[Any]:
     """Text that strong writers wrote about these passages: with the passage, as SEAL trains on it."""
     from imprint.synthesis import skills
@@ -187,6 +203,13 @@ def some(examples: Sequence[Any], tokens: int) -> list[Any]:
     return [e for i, e in enumerate(examples) if i in kept]
 
 
+def closed_way(asked: str, _: str) -> Any:
+    """The question alone."""
+    from imprint.evaluation.open_book import closed
+
+    return closed(asked)
+
+
 # --- running ----------------------------------------------------------------------------------
 
 
@@ -209,19 +232,24 @@ class Bench:
         self.corpus = Corpus(documents.load(folder).documents)
         self.passages = self.corpus.split(160, self.base.count_tokens)
 
-    def answers(self, prompt: Callable[[str], Any], **more: Any) -> tuple[Any, list[Any]]:
+    def answers(self, way: Way, **more: Any) -> tuple[Any, list[Any]]:
         """All questions asked of what is worn at the moment."""
         from imprint.evaluation import proof
         from imprint.writers.local import LocalWriter
 
-        room = ANSWER_TOKENS.get(self.options.set, 32)
         return proof.measure(
             LocalWriter(self.base, **more),
             self.questions,
-            lambda q: replace(prompt(q), max_tokens=room),
+            lambda q: self.put(way, q),
             lambda p: len(self.base.prompt_ids(p.turns)),
             seed=SEED,
         )
+
+    def put(self, way: Way, question: str) -> Any:
+        """A question as every system is asked it."""
+        asked = BEGUN.get(self.options.set)
+        room = ANSWER_TOKENS.get(self.options.set, 32)
+        return replace(way(asked or question, question), max_tokens=room, begun=question if asked else "")
 
     def rival(self, arm: str) -> dict[str, Any]:
         """An arm that is not trained: the base reads, or answers from what it knows."""
@@ -235,29 +263,45 @@ class Bench:
             context = open_book.full_context(
                 self.corpus.documents, window_tokens=base.window_tokens, count_tokens=base.count_tokens
             )
-            ways = {
-                "untouched": open_book.closed,
-                "full_context": context.prompt,
-                "rag": lambda q: open_book.rag(q, lambda q: index.search(q, k=4)),
+            ways: dict[str, Way] = {
+                "untouched": closed_way,
+                "full_context": lambda asked, _: context.prompt(asked),
+                "rag": lambda asked, q: open_book.rag(asked, lambda _: index.search(q, k=4)),
             }
-            prompt = functools.cache(ways[name])
+            way = functools.cache(ways[name])
             adapter = skill("read", base) if worn else None
             with self.engine.wearing(None) if adapter is None else self.engine.attached(adapter):
-                result, answered = self.answers(prompt, batch_tokens=40_000)
+                on_cpu = base.device.name == "cpu"
+                result, answered = self.answers(way, batch_tokens=40_000 if on_cpu else None)
         return self.row(arm, 0, result, answered, {"left_out": list(context.left_out)})
 
-    def trained(self, arm: str, text_tokens: int) -> dict[str, Any]:
-        """An arm that is written, trained and asked."""
+    def trained(self, asked: Sequence[tuple[str, str, int]]) -> Iterator[dict[str, Any]]:
+        """Arms that are written, trained in shared passes, and asked: rows of (name, arm, tokens of text)."""
+        from imprint.training.service import Service
+
+        service = Service(self.engine)
+        begun = []
+        for name, arm, text_tokens in asked:
+            say(f"=== {self.options.set}: {name}")
+            run, job, more = self.written(arm, text_tokens)
+            checkpoint = run.path / f"checkpoint-{name}"
+            ticket = service.submit(job, checkpoint=checkpoint, progress=Steps(name))
+            begun.append((name, ticket, more))
+        service.run_all()
+        for name, ticket, more in begun:
+            yield self.asked(name, ticket.result(), more)
+
+    def written(self, arm: str, text_tokens: int) -> tuple[Any, Any, dict[str, Any]]:
+        """The text of an arm, what is to be trained on it, and what the row tells of it."""
         from imprint.adapters.low_rank import LoRA
-        from imprint.evaluation.forgetting import general_perplexity
-        from imprint.evaluation.open_book import closed
         from imprint.evaluation.questions import Apart
         from imprint.run_folder import RunFolder
         from imprint.training.batches import each_row
         from imprint.training.row_file import RowFile
-        from imprint.training.sft import Job, train
+        from imprint.training.sft import Job
 
-        options = self.options
+        arm, settings = varied(arm)
+        options = argparse.Namespace(**vars(self.options) | settings)
         run = RunFolder(self.work / f"{options.set}-{arm}-{text_tokens}-{options.seed}")
         began = time.monotonic()
         more: dict[str, Any] = {}
@@ -281,23 +325,31 @@ class Bench:
         tokens = round(text_size * options.epochs) if options.epochs else options.tokens
         spec = LoRA(rank=options.rank, alpha=2.0 * options.rank)
         job = Job(spec, rows, tokens, options.lr, options.batch_tokens, options.seed)
-        told = Lines()
+        more |= {"text_tokens": text_size, "examples": len(rows), "seconds": {"writing": round(wrote)}}
+        return run, job, more
 
-        def progress(step: int, n: int, loss: float, rate: float) -> None:
-            told.progress("steps", step, n, f"loss {loss:.3f} {rate:.0f} tokens/s")
+    def asked(self, name: str, done: Any, more: dict[str, Any]) -> dict[str, Any]:
+        """The row of a trained arm."""
+        from imprint.evaluation.forgetting import general_perplexity
 
-        done = train(self.engine, job, checkpoint=run.checkpoint, progress=progress)
         with self.engine.attached(done.adapter):
-            result, answered = self.answers(closed)
+            result, answered = self.answers(closed_way)
             more["perplexity"] = round(general_perplexity(self.base), 2)
+            more["nats"] = round(self.nats(), 3)
         more |= {
-            "text_tokens": text_size,
-            "epochs": round(done.tokens / text_size, 2),
+            "epochs": round(done.tokens / more["text_tokens"], 2),
             "last_loss": round(done.last_loss, 3),
-            "examples": len(rows),
-            "seconds": {"writing": round(wrote), "training": round(done.seconds)},
+            "seconds": more["seconds"] | {"training": round(done.seconds)},
         }
-        return self.row(arm, done.tokens, result, answered, more)
+        return self.row(name, done.tokens, result, answered, more)
+
+    def nats(self) -> float:
+        """What the right answers cost, closed book, in nats a token: a finer measure than right or wrong."""
+        from imprint.writers.local import LocalWriter
+
+        pairs = [(self.put(closed_way, q.text), q.answers[0]) for q in self.questions if q.answers]
+        likely = LocalWriter(self.base).likelihoods([p for p, _ in pairs], [a for _, a in pairs])
+        return -sum(likely) / len(likely)
 
     def row(
         self, arm: str, tokens: int, result: Any, answered: Sequence[Any], more: dict[str, Any]
@@ -352,6 +404,16 @@ class Lines:
         say(text)
 
 
+class Steps:
+    """Prints how one of several trainings goes."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.lines = name, Lines()
+
+    def __call__(self, step: int, steps: int, loss: float, rate: float) -> None:
+        self.lines.progress("steps", step, steps, f"of {self.name}, loss {loss:.3f} {rate:.0f} tokens/s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -371,6 +433,7 @@ def main() -> None:
     parser.add_argument("--answers-only", action="store_true", help="no loss on questions")
     parser.add_argument("--batch-tokens", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--together", type=int, default=1, metavar="N", help="train so many arms in shared passes")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, help="where texts and checkpoints are kept for a later call")
     parser.add_argument("--json", type=Path, metavar="FILE", help="rows are added as they end; what is there stays")
@@ -395,21 +458,37 @@ def main() -> None:
     }
     if options.json and options.json.exists():
         result["rows"] = json.loads(options.json.read_text("utf-8"))["rows"]
-    sizes = [int(n) for n in str(options.text_tokens).split(",")]
-    for arm in options.arms.split(","):
-        for size in [0] if arm in READERS else sizes:
-            name = arm if len(sizes) == 1 or arm in READERS else f"{arm}-{size}"
-            if any(r["arm"] == name for r in result["rows"]):
-                continue
-            say(f"=== {options.set}: {name}")
-            made = bench.rival(arm) if arm in READERS else bench.trained(arm, size)
-            result["rows"].append(made | {"arm": name})
-            show(result["rows"][-1])
-            if options.json:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False), "utf-8")
+    kept = {r["arm"] for r in result["rows"]}
+    asked = [a for a in arms(options) if a[0] not in kept]
+    for made in each_row_of(bench, asked, options.together):
+        result["rows"].append(made)
+        show(made)
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False), "utf-8")
     if options.plot:
         plot(result["rows"], options.plot)
+
+
+def arms(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """What is to be run: (name of the row, arm, tokens of text)."""
+    sizes = [int(n) for n in str(options.text_tokens).split(",")]
+    found = []
+    for arm in options.arms.split(","):
+        for size in [0] if arm in READERS else sizes:
+            found.append((arm if len(sizes) == 1 or arm in READERS else f"{arm}-{size}", arm, size))
+    return found
+
+
+def each_row_of(bench: Bench, asked: Sequence[tuple[str, str, int]], together: int) -> Iterator[dict[str, Any]]:
+    """The rows, as they end: those that only read first, then the trained ones, so many together."""
+    for name, arm, _ in asked:
+        if arm in READERS:
+            say(f"=== {bench.options.set}: {name}")
+            yield bench.rival(arm) | {"arm": name}
+    trained = [a for a in asked if a[1] not in READERS]
+    for first in range(0, len(trained), together):
+        yield from bench.trained(trained[first : first + together])
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:

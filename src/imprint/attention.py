@@ -23,8 +23,10 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 NAME = "imprint_grouped"
 
-_LIKE_LENGTHS = 0.7
-"""Rows of a padded group are at least this share of its longest."""
+_LIKE_LENGTHS, _LIKE_LENGTHS_GPU = 0.7, 0.25
+"""Rows of a padded group are at least this share of its longest: a GPU pays more for a group than for padding."""
+_MASKED = -3e4
+"""What a GPU's masks hold at least: its kernels scale them, and bfloat16's lowest number becomes an infinity."""
 
 
 class Layout(Protocol):
@@ -92,6 +94,8 @@ def reading(
     if query_BHTD.shape[2] == 1 and query_BHTD.device.type == "cpu":
         exact = torch.promote_types(torch.float32, query_BHTD.dtype)
         return _plain(query_BHTD.to(exact), key_BKSD.to(exact), value_BKSD, mask_B1TS, scaling)
+    if query_BHTD.is_cuda and mask_B1TS is not None:
+        return _folded(query_BHTD, key_BKSD, value_BKSD, mask_B1TS, scaling)
     return nn.functional.scaled_dot_product_attention(
         query_BHTD,
         key_BKSD,
@@ -101,6 +105,30 @@ def reading(
         scale=scaling,
         enable_gqa=query_BHTD.shape[1] > key_BKSD.shape[1],
     )
+
+
+def _folded(
+    query_BHTD: torch.Tensor,
+    key_BKSD: torch.Tensor,
+    value_BKSD: torch.Tensor,
+    mask_B1TS: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """PyTorch's kernel with a group's heads as further queries; returns B H T D.
+
+    With groups and a mask together CUDA has only a kernel that holds all scores; without groups, a lean one."""
+    B, H, T, D = query_BHTD.shape
+    K, S = key_BKSD.shape[1:3]
+    G = H // K
+    mask_BKGTS = mask_B1TS.expand(B, 1, T, S)[:, :, None].expand(B, K, G, T, S)
+    mixed_BKTD = nn.functional.scaled_dot_product_attention(
+        query_BHTD.reshape(B, K, G * T, D),
+        key_BKSD,
+        value_BKSD,
+        attn_mask=mask_BKGTS.reshape(B, K, G * T, S),
+        scale=scaling,
+    )
+    return mixed_BKTD.reshape(B, H, T, D)
 
 
 def _plain(
@@ -130,7 +158,8 @@ class PackedRows:
     def __init__(self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
         starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
         self._groups = [
-            _Group([starts[b] for b in rows], [lengths[b] for b in rows], device, dtype) for rows in _alike(lengths)
+            _Group([starts[b] for b in rows], [lengths[b] for b in rows], device, dtype)
+            for rows in _alike(lengths, _LIKE_LENGTHS_GPU if device.type == "cuda" else _LIKE_LENGTHS)
         ]
         places_N = torch.cat([group.index_N[group.real_N] for group in self._groups])
         self._order_N = places_N.argsort()
@@ -158,8 +187,9 @@ class _Group:
         self.index_N = index_BT.reshape(-1).to(device)
         self.real_N = (places_BT < length_B1).reshape(-1).nonzero()[:, 0].to(device)
         self.whole = starts == [i * width for i in range(self.rows)] and min(lengths) == width
-        self.mask_11TT = torch.full((1, 1, width, width), float("-inf"), dtype=dtype, device=device).triu(1)
         self.width = width
+        if device.type != "cuda":  # whose kernel knows what causal means
+            self.mask_11TT = torch.full((1, 1, width, width), float("-inf"), dtype=dtype, device=device).triu(1)
 
     def attend(self, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor, scaling: float) -> torch.Tensor:
         """Returns N H D of the group's own tokens, row after row."""
@@ -193,12 +223,12 @@ class _Take(torch.autograd.Function):
         return grad.new_zeros(ctx.n, *grad.shape[1:]).index_add_(0, ctx.index_N, grad), None
 
 
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
+def _alike(lengths: Sequence[int], share: float) -> list[list[int]]:
     """Rows by length, parted so that little of each group is padding."""
     order = sorted(range(len(lengths)), key=lambda b: (-lengths[b], b))
     groups: list[list[int]] = []
     for b in order:
-        if groups and lengths[b] >= _LIKE_LENGTHS * lengths[groups[-1][0]]:
+        if groups and lengths[b] >= share * lengths[groups[-1][0]]:
             groups[-1].append(b)
         else:
             groups.append([b])
@@ -207,10 +237,15 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
 
 def use(model: Any) -> None:
     """Switches a transformers model to grouped attention."""
+    # It plans anew for every new shape, and every token written makes one.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     AttentionInterface.register(NAME, grouped_attention)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    return None if _now.layout is not None else eager_mask(*args, **kwargs)
+    if _now.layout is not None:
+        return None
+    mask = eager_mask(*args, **kwargs)
+    return mask.clamp_(min=_MASKED) if mask is not None and mask.is_cuda else mask

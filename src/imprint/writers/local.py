@@ -23,6 +23,8 @@ Progress = Callable[[int, int, float], None]
 
 _SHARED_TOKENS = 24
 """A common beginning at least this long is computed once for the prompts that share it."""
+_BATCH = {"cpu": (64, 12_000), "cuda": (512, 200_000), "mps": (64, 12_000)}
+"""Rows and tokens of a batch by device: a step of a GPU takes about as long for 512 rows as for one."""
 
 
 @dataclass
@@ -35,15 +37,20 @@ class LocalWriter:
 
     base: Base
     name: str = ""
-    batch_tokens: int = 12_000
-    """Keys and values held at once, in tokens: rows times their length."""
-    batch_rows: int = 64
+    batch_tokens: int | None = None
+    """Keys and values held at once, in tokens: rows times their length; None: what suits the base's device."""
+    batch_rows: int | None = None
+    """Prompts at once; None: what suits the base's device."""
     top_k: int = 40
     progress: Progress | None = None
     _shared: tuple[tuple[int, ...], Any] = field(default=((), None), repr=False)
+    _pieces: dict[int, str] = field(default_factory=dict, repr=False)
+    """What single tokens read as: looking it up costs less than decoding it again for every row."""
 
     def __post_init__(self) -> None:
         self.name = self.name or f"{self.base.name}:{self.base.revision}"
+        rows, tokens = _BATCH[self.base.device.torch.type]
+        self._most_rows, self._most_tokens = self.batch_rows or rows, self.batch_tokens or tokens
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt. Raises BadInput for a prompt longer than the model's window."""
@@ -81,7 +88,7 @@ class LocalWriter:
         for i in sorted(range(len(ids)), key=lambda i: (longest[begun[i]] or room[i], begun[i], room[i], i)):
             mine = len(begun[i]), room[i] - len(begun[i])
             width = max(beginning_T, mine[0]) + max(rest_T, mine[1])
-            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * width > self.batch_tokens):
+            if batch and (len(batch) == self._most_rows or (len(batch) + 1) * width > self._most_tokens):
                 yield batch
                 batch, beginning_T, rest_T = [], 0, 0
             batch.append(i)
@@ -99,9 +106,7 @@ class LocalWriter:
         shared = _common_beginning(ids)
         self._shared = ((), None)
         scores = [0.0] * len(prompts)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + len(tails[i]))
-        for first in range(0, len(order), self.batch_rows):
-            batch = order[first : first + self.batch_rows]
+        for batch in self._by_length([len(i) + len(t) for i, t in zip(ids, tails, strict=True)]):
             rows = [ids[i][len(shared) :] + tails[i] for i in batch]
             cache = self._cache(shared, len(batch))
             width = max(len(r) for r in rows)
@@ -111,21 +116,33 @@ class LocalWriter:
             tokens_BT = tokens_BT.to(self.base.device.torch)
             with self.base.turns.take():
                 hidden_BTD = self.base.model.model(input_ids=tokens_BT, **self._with(cache)).last_hidden_state
+                means = []
                 for b, i in enumerate(batch):
                     end = len(rows[b])
                     start = end - len(tails[i])
                     logits_TV = self.base.model.lm_head(hidden_BTD[b, start - 1 : end - 1]).float()
                     picked_T = logits_TV.log_softmax(-1).gather(1, tokens_BT[b, start:end, None])
-                    scores[i] = float(picked_T.mean())
+                    means.append(picked_T.mean())
+                for i, mean in zip(batch, torch.stack(means).tolist(), strict=True):
+                    scores[i] = mean
         return scores
+
+    def _by_length(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of like length together, as many as a batch may hold."""
+        batch: list[int] = []
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            if batch and (len(batch) == self._most_rows or (len(batch) + 1) * lengths[i] > self._most_tokens):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
 
     @torch.inference_mode()
     def _decode(
         self, prompts: list[Prompt], ids: list[list[int]], begun: list[tuple[int, ...]], seed: int
     ) -> list[tuple[Text, int]]:
-        rows = [
-            _Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None) for prompt in prompts
-        ]
+        rows = [_Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None) for prompt in prompts]
         cache, read_BT = self._read(begun)
         tokens_BT, new_BT = self._padded([row[len(b) :] for row, b in zip(ids, begun, strict=True)])
         mask_BT = torch.cat([read_BT, new_BT], 1)
@@ -159,18 +176,31 @@ class LocalWriter:
         """The next token of each row; marks the rows that end with it. Rows that ended before are idle."""
         logprobs_BV = logits_BV.log_softmax(-1)
         taken = logits_BV.argmax(-1)
-        for b, row in enumerate(rows):
-            if row.generator is not None and not row.ended:
-                top = logits_BV[b].topk(min(self.top_k, logits_BV.shape[1]))
-                weights = (top.values / row.prompt.temperature).softmax(-1).cpu()
-                taken[b] = top.indices[torch.multinomial(weights, 1, generator=row.generator)]
+        if drawing := [b for b, row in enumerate(rows) if row.generator is not None and not row.ended]:
+            taken[drawing] = self._draw(logits_BV[drawing], [rows[b] for b in drawing])
         values = logprobs_BV.gather(1, taken[:, None])[:, 0].tolist()
         for b, (row, token, value) in enumerate(zip(rows, taken.tolist(), values, strict=True)):
             if not row.ended:
                 if row.prompt.top_logprobs:
                     row.top.append(self._likeliest(logprobs_BV[b], row.prompt.top_logprobs))
-                row.add(token, value, self.base)
+                row.add(token, value, self.base, self._piece(token))
         return taken[:, None]
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self.base.tokenizer.decode([token])
+        return self._pieces[token]
+
+    def _draw(self, logits_BV: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
+        """A token for each row, by its own random number, from its likeliest ones: all rows at once."""
+        top = logits_BV.topk(min(self.top_k, logits_BV.shape[1]))
+        device = logits_BV.device
+        temperature_B1 = torch.tensor([row.prompt.temperature for row in rows], device=device)[:, None]
+        reached_BK = (top.values / temperature_B1).softmax(-1).cumsum(-1)
+        drawn_B1 = torch.stack([torch.rand(1, generator=row.generator) for row in rows]).to(device)
+        # Rounding may leave the last sum below 1.
+        at_B1 = torch.searchsorted(reached_BK, drawn_B1, right=True).clamp(max=reached_BK.shape[1] - 1)
+        return top.indices.gather(1, at_B1)[:, 0]
 
     def _likeliest(self, logprobs_V: torch.Tensor, count: int) -> tuple[tuple[str, float], ...]:
         best = logprobs_V.topk(min(count, len(logprobs_V)))
@@ -204,13 +234,13 @@ class LocalWriter:
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """tokens_BT padded on the left, and mask_BT."""
         device, width = self.base.device.torch, max(len(row) for row in rows)
-        tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id, device=device)
-        mask_BT = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+        tokens_BT = torch.full((len(rows), width), self.base.tokenizer.pad_token_id)
+        mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
         for b, row in enumerate(rows):
             if row:
-                tokens_BT[b, width - len(row) :] = torch.tensor(list(row), device=device)
+                tokens_BT[b, width - len(row) :] = torch.tensor(list(row))
                 mask_BT[b, width - len(row) :] = 1
-        return tokens_BT, mask_BT
+        return tokens_BT.to(device), mask_BT.to(device)
 
     def _cache(self, shared: list[int], rows: int) -> Cache:
         """Keys and values of the shared beginning, once for each row."""
@@ -226,7 +256,6 @@ class LocalWriter:
         for i, layer in enumerate(self._shared[1].layers):
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
         return cache
-
 
 
 class _RoomyLayer(DynamicLayer):
@@ -276,14 +305,14 @@ class _Row:
         self.top: list[tuple[tuple[str, float], ...]] = []
         self.ended = False
 
-    def add(self, token: int, logprob: float, base: Base) -> None:
+    def add(self, token: int, logprob: float, base: Base, piece: str) -> None:
         self.logprobs.append(logprob)
         if token in base.stop_ids:
             self.ended = True
             return
         self.ids.append(token)
         self.ended = len(self.ids) >= self.prompt.max_tokens
-        if self.prompt.stop and not self.ended:
+        if not self.ended and any(mark[-1] in piece for mark in self.prompt.stop):
             tail = base.tokenizer.decode(self.ids[-8:])
             self.ended = any(mark in tail for mark in self.prompt.stop)
 
