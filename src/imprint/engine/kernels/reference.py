@@ -170,7 +170,8 @@ def add_one_gradient(
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Adds a product of matrices (A, B and B, C) or of batches of them, in place and in one pass where it can."""
-    if total.dtype != left.dtype:
+    # A matrix of one row or column may have any stride there, which cuBLAS refuses in what it adds to.
+    if total.dtype != left.dtype or (total.is_cuda and 1 in total.shape):
         total.add_(left @ right)
     elif total.dim() == 2:
         total.addmm_(left, right)
