@@ -1,9 +1,10 @@
 """The laws of the round trip: an answer stands if a reader of the passage gives it too, or no judge says no."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from imprint.errors import OverBudget
 from imprint.synthesis.audit import Audit, AuditSettings
 from imprint.synthesis.cloze import ABSTENTION
 from imprint.synthesis.faithful import Finding
@@ -101,6 +102,22 @@ def test_what_the_judge_denies_is_dropped(verdict: str, stays: bool) -> None:
     assert kept == ([READING, GREEN] if stays else [])
     assert kept + dropped == [READING, GREEN]
     assert all(TEXT in p.turns[0].text and "green" in p.turns[0].text for p in judge.calls[0])
+
+
+@pytest.mark.parametrize("check", [round_trip, judged])
+def test_a_budget_spent_half_way_keeps_what_was_checked_and_what_needs_no_check(check: Callable[..., Iterator[Example]]) -> None:
+    class Stops(Says):
+        def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+            stop = OverBudget("1 USD is spent.")
+            stop.texts = {0: Text("green")}
+            raise stop
+
+    general = Example(GREEN.turns, (), "replay")
+    kept = []
+    with pytest.raises(OverBudget):
+        for example in check([GREEN, asked("Which colour?", "green"), general], BY_ID, Stops(""), seed=0, drop=pytest.fail):
+            kept.append(example)
+    assert kept == [GREEN, general]
 
 
 def test_an_audit_asks_its_reader_and_judge_and_counts_what_they_drop() -> None:

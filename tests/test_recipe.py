@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imprint.errors import BadSetting
-from imprint.recipe import RAW_TEXT, Recipe, from_mapping, read
+from imprint.recipe import RAW_TEXT, Recipe, WriterSettings, from_mapping, read
 
 
 def recipe(tmp_path: Path, text: str) -> Recipe:
@@ -50,6 +50,11 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
         ("[writer]\nkind = 'endpoint'", "needs its address"),
         ("[writer]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
         ("[writer]\nadress = 'http://x/v1'", "Did you mean 'address'"),
+        ("[judge]\nadress = 'http://x/v1'", r"in \[judge\] of .*Did you mean 'address'"),
+        ("judge = 'gpt'", "'judge' in .* must be a table"),
+        ("[judge]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
+        ("[writer]\njudge = true\n[judge]\nkind = 'local'", "Say either"),
+        ("[judge]\njudge = true", "Say either"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:
@@ -62,7 +67,19 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("made", [Recipe(rank=8, top_layers=2, epochs=3.0), Recipe(), RAW_TEXT])
+def test_a_judge_is_named_as_a_writer_is(tmp_path: Path) -> None:
+    named = "kind = 'endpoint'\naddress = 'http://x/v1'\nmodel = 'm'\nusd_per_million_in = 1\nmax_usd = 2\n"
+    judge = recipe(tmp_path, f"[judge]\n{named}").judge
+    assert judge == recipe(tmp_path, f"[writer]\n{named}").writer != WriterSettings()
+    assert recipe(tmp_path, "").judge is None
+
+
+JUDGE = WriterSettings("endpoint", "http://x/v1", "m")
+
+
+@pytest.mark.parametrize(
+    "made", [Recipe(rank=8, top_layers=2, epochs=3.0), Recipe(), RAW_TEXT, Recipe(judge=JUDGE)]
+)
 def test_a_recipe_kept_as_json_reads_back(made: Recipe) -> None:
     assert from_mapping(made.as_json()) == made
 

@@ -43,6 +43,7 @@ FULL_MIX = {
 """Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
+_SECTIONS = ("mix", "writer", "judge")
 
 _S = TypeVar("_S", "Recipe", "WriterSettings")
 
@@ -72,17 +73,20 @@ class WriterSettings:
     max_usd: float | None = None
     """What may be spent at most; None sets no limit."""
     judge: bool = False
-    """Whether this writer also judges each item against its passage."""
+    """Whether this writer also judges each item against its passage, where no other judge is named."""
 
     def __post_init__(self) -> None:
         if self.kind not in WRITERS:
             raise BadSetting(f"No writer '{self.kind}'. There are: {', '.join(WRITERS)}.")
         if self.kind == "endpoint" and not self.address.startswith(("http://", "https://")):
             raise BadSetting(
-                f"The writer at an endpoint needs its address, like http://127.0.0.1:8000/v1; got '{self.address}'."
+                f"A writer at an endpoint needs its address, like http://127.0.0.1:8000/v1; got '{self.address}'."
             )
         if self.kind != "local" and not self.model:
-            raise BadSetting("Name the model that writes: [writer] model = '...', or --writer-model.")
+            raise BadSetting(
+                "Name the model that writes or judges: model = '...' in [writer] or [judge], or --writer-model or "
+                "--judge-model."
+            )
         for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -130,8 +134,13 @@ class Recipe:
     """How often each example is met; None lets the budget decide."""
     writer: WriterSettings = field(default_factory=WriterSettings)
     """Who writes the training text."""
+    judge: WriterSettings | None = None
+    """Another writer, who judges each item that was written and reads its short answers again. None leaves the
+    reading to the writer."""
 
     def __post_init__(self) -> None:
+        if self.judge is not None and (self.writer.judge or self.judge.judge):
+            raise BadSetting("Say either [writer] judge = true, or who else judges, with its settings, in [judge].")
         checks = {
             "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,
@@ -186,11 +195,11 @@ def unknown_key(key: str, known: Collection[str], source: str) -> BadSetting:
 
 
 def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
-    """A recipe from plain values. [mix] and [writer] are sections of their own; others are for order's sake and
+    """A recipe from plain values. Those of _SECTIONS are sections of their own; others are for order's sake and
     mean nothing. `generators = [...]` is short for a mix of equal shares."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        own = key in ("mix", "writer") or not isinstance(value, Mapping)
+        own = key in _SECTIONS or not isinstance(value, Mapping)
         flat.update({key: value} if own else value)
     if "generators" in flat and "mix" in flat:
         raise BadSetting(f"{source} has both a mix and generators, which is short for one. Say one of them.")
@@ -198,9 +207,9 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
         flat["mix"] = _equal_shares(flat.pop("generators"), source)
     if flat.get("mix") is not None:
         flat["mix"] = _mix(flat["mix"], source)
-    if "writer" in flat:
-        writer = _table(flat["writer"], "writer", source)
-        flat["writer"] = _filled(WriterSettings(), writer, f"[writer] of {source}")
+    for key in ("writer", "judge"):
+        if flat.get(key) is not None:
+            flat[key] = _filled(WriterSettings(), _table(flat[key], key, source), f"[{key}] of {source}")
     return _filled(Recipe(), flat, source)
 
 

@@ -86,9 +86,10 @@ def _questions(
         return kept[0]
     watch.stage("Writing questions to ask")
     writer = writing.writer_for(recipe, engine, watch)
+    reader = writing.judge_for(recipe, engine, watch) or writer
     by_id = {p.id: p for p in passages}
     made = Questions(in_sentences=0).examples(passages, writer, seed=_OTHER_SEED + seed)
-    found = list(Audit(passages=passages).pass_through(made, by_id, reader=writer))
+    found = list(Audit(passages=passages).pass_through(made, by_id, reader=reader))
     asked = hold_out(found, QUESTIONS, seed=seed, most=1.0)
     if not asked:
         raise NothingToTeach(

@@ -17,7 +17,7 @@ from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import Apart, hold_out
 from imprint.home import cache_folder
 from imprint.planner import Work
-from imprint.recipe import Recipe
+from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
 from imprint.skills import SKILLS, SkilledWriter
 from imprint.synthesis import mix
@@ -30,6 +30,7 @@ from imprint.types import Example, Generator, Passage, Prompt, Text, Writer, con
 from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
 from imprint.writers.local import LocalWriter
+from imprint.writers.spending import Spent
 
 CHARACTERS_A_TOKEN = 2.9
 """Of questions and answers with their conversation's marks, counted by the bundled base; of prose it is 4.3."""
@@ -64,6 +65,13 @@ def writer_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter:
     return CachedWriter(writer, cache_folder() / "writes" / f"{place}.jsonl")
 
 
+def judge_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter | None:
+    """Who else judges what was written; None where nobody else is named."""
+    if recipe.judge is None:
+        return None
+    return writer_for(replace(recipe, writer=recipe.judge, judge=None), engine, watch)
+
+
 def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
     settings = recipe.writer
     if settings.kind == "local":
@@ -92,19 +100,43 @@ def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
 
 
 def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
-    """What a writer has to do for each token of training text."""
+    """What the writer and the judge have to do for each token of training text."""
     characters = 100_000
     asked = mix.effort(kinds(recipe), passages, characters)
     tokens = characters / CHARACTERS_A_TOKEN
     read, written = (n / CHARACTERS_A_TOKEN for n in (asked.read_characters, asked.written_characters))
-    prices = recipe.writer
-    if prices.kind != "local":
-        # A server is sent the passage with each prompt, and once more for each answer that the audit reads again.
-        each = sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
-        read = max(read, asked.prompts * (each + 40)) + asked.prompts * (each + 20) * (2 if prices.judge else 1)
-        written += asked.prompts * 8 * (2 if prices.judge else 1)
-    usd = (read * prices.usd_per_million_in + written * prices.usd_per_million_out) / 1e6
+    each = sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
+    if recipe.writer.kind != "local":  # a server is sent the passage with each prompt
+        read = max(read, asked.prompts * (each + 40))
+    usd = _usd(recipe.writer, read, written)
+    checks = recipe.judge or recipe.writer
+    if checks.kind != "local":  # and once more for each answer that is read again, and for each verdict
+        times = asked.prompts * (2 if recipe.judge or checks.judge else 1)
+        read, written = read + times * (each + 20), written + times * 8
+        usd += _usd(checks, times * (each + 20), times * 8)
     return Work(asked.prompts / tokens, read / tokens, written / tokens, usd / tokens)
+
+
+def _usd(prices: WriterSettings, read: float, written: float) -> float:
+    return (read * prices.usd_per_million_in + written * prices.usd_per_million_out) / 1e6
+
+
+def within(recipe: Recipe, passages: Sequence[Passage], usd: float) -> Recipe:
+    """The recipe whose writer and judge spend no more than so much together: each the part that it is planned to
+    need, and no more than its own max_usd."""
+    whole = work(recipe, passages).usd
+    if recipe.judge is None or not whole:
+        return replace(recipe, writer=_at_most(recipe.writer, usd))
+    judging = 1 - work(replace(recipe, judge=WriterSettings()), passages).usd / whole
+    writer, judge = _at_most(recipe.writer, usd * (1 - judging)), _at_most(recipe.judge, usd * judging)
+    return replace(recipe, writer=writer, judge=judge)
+
+
+def _at_most(settings: WriterSettings, usd: float) -> WriterSettings:
+    """The same with a hard limit, where it has prices."""
+    if not settings.usd_per_million_in + settings.usd_per_million_out:
+        return settings
+    return replace(settings, max_usd=usd if settings.max_usd is None else min(usd, settings.max_usd))
 
 
 def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, asked: Work) -> float:
@@ -113,7 +145,7 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, aske
     if not asked.prompts:
         return 1e9
     if recipe.writer.kind != "local":
-        return _TOKENS_A_SECOND * (recipe.writer.concurrency or _REQUESTS) / max(asked.written_tokens, 1e-9)
+        return _server_speed(recipe.writer, asked.written_tokens)
     safe = [p for p in passages if not instructions_in(p)] or list(passages)
     prompts = _prompts(recipe, safe[:: max(1, len(safe) // 6)][:6])
     if not prompts:
@@ -123,9 +155,19 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, aske
     texts = writer.write(prompts, seed=0)
     seconds = time.monotonic() - began
     done = _load(sum(len(t.text) for p in prompts for t in p.turns), sum(len(t.text) for t in texts))
-    needed = _load(asked.read_tokens, asked.written_tokens) * CHARACTERS_A_TOKEN
+    own = work(replace(recipe, judge=None), passages) if recipe.judge else asked
+    needed = _load(own.read_tokens, own.written_tokens) * CHARACTERS_A_TOKEN
     # The audit reads answers again, and the last batches are half empty.
-    return 0.68 * done / seconds / needed
+    speed = 0.68 * done / seconds / needed
+    if recipe.judge is None or recipe.judge.kind == "local":
+        return speed
+    # The judge answers while the writer waits.
+    return 1 / (1 / speed + 1 / _server_speed(recipe.judge, 16 * asked.prompts))
+
+
+def _server_speed(server: WriterSettings, written_tokens: float) -> float:
+    """Tokens of training text a second, where each takes a server so many that it writes."""
+    return _TOKENS_A_SECOND * (server.concurrency or _REQUESTS) / max(written_tokens, 1e-9)
 
 
 def _load(read: float, written: float) -> float:
@@ -200,16 +242,16 @@ def write(
         run.drop_draft()
         return Written(report["examples"], report)
     watch.stage("Writing training text")
-    before = float((run.read("spent") or {}).get("usd", 0.0))
-    writer = writer_for(_with_what_is_left(recipe, before), engine, watch)
+    writer, judge, spending = _at_work(run, recipe, engine, watch)
     audit = _audit(recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
     try:
-        made = _made(passages, recipe, writer, audit, text_tokens, seed, watch)
-        run.write_draft(_noting_what_is_spent(made, run, writer, before))
+        made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)
+        run.write_draft(spending.noted(made))
     finally:
-        if isinstance(writer.writer, Closing):
-            writer.writer.close()
+        for each in (writer, judge):
+            if each is not None and isinstance(each.writer, Closing):
+                each.writer.close()
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
     count = run.write_examples(e for e in run.draft() if apart.keeps(e))
@@ -224,6 +266,7 @@ def write(
         "examples": count,
         "too_like_held_out": apart.dropped,
         "writer": writer.name,
+        "judge": judge.name if judge else None,
         "prompts": prompt_hashes(tuple(recipe.shares)),
         "spent": run.read("spent"),
     }
@@ -245,6 +288,7 @@ def _made(
     passages: Sequence[Passage],
     recipe: Recipe,
     writer: CachedWriter,
+    judge: CachedWriter | None,
     audit: Audit,
     text_tokens: int,
     seed: int,
@@ -254,10 +298,11 @@ def _made(
     characters = round(text_tokens * CHARACTERS_A_TOKEN)
     flagged = {row["passage"] for row in audit.looked_over["instructions"]} if recipe.audit else set()
     safe = [p for p in passages if p.id not in flagged]
+    judging = judge or (writer if recipe.writer.judge else None)
     told = 0
     try:
         for example in mix.mixed(
-            kinds(recipe), safe, writer, audit, characters=characters, seed=seed, judged=recipe.writer.judge
+            kinds(recipe), safe, writer, audit, characters=characters, seed=seed, reader=judge, judge=judging
         ):
             told += sum(len(t.text) for t in example.turns)
             watch.progress("tokens of text", min(told, characters) * text_tokens // characters, text_tokens, "")
@@ -268,31 +313,48 @@ def _made(
     yield from audit.pass_through(RawText().examples(strange, writer, seed=seed), {p.id: p for p in strange})
 
 
-def _with_what_is_left(recipe: Recipe, spent_usd: float) -> Recipe:
-    """A hard limit holds for all calls of a run together."""
-    limit = recipe.writer.max_usd
-    if limit is None or not spent_usd:
-        return recipe
-    return replace(recipe, writer=replace(recipe.writer, max_usd=max(0.0, limit - spent_usd)))
+def _at_work(
+    run: RunFolder, recipe: Recipe, engine: Engine, watch: Watch
+) -> tuple[CachedWriter, CachedWriter | None, _Spending]:
+    """The writer and the judge, each with what is left of its hard limit, which holds for all calls of a run."""
+    kept = run.read("spent") or {}
+    before = {"writer": Spent(**kept.get("writer", {})), "judge": Spent(**kept.get("judge", {}))}
+    left = replace(recipe, writer=_less(recipe.writer, before["writer"]))
+    if recipe.judge is not None:
+        left = replace(left, judge=_less(recipe.judge, before["judge"]))
+    writer, judge = writer_for(left, engine, watch), judge_for(left, engine, watch)
+    return writer, judge, _Spending(run, {"writer": writer, "judge": judge}, before)
 
 
-def _noting_what_is_spent(
-    examples: Iterator[Example], run: RunFolder, writer: CachedWriter, before_usd: float
-) -> Iterator[Example]:
-    """The examples; on the way, what the writer cost is written down, so that a kill does not forget it."""
+def _less(settings: WriterSettings, spent: Spent) -> WriterSettings:
+    limit = settings.max_usd
+    return settings if limit is None else replace(settings, max_usd=max(0.0, limit - spent.usd))
 
-    def note() -> None:
-        spent = getattr(writer.writer, "spent", None)
-        if spent is not None:
-            run.write("spent", asdict(spent) | {"usd": before_usd + spent.usd})
 
-    try:
-        for i, example in enumerate(examples):
-            if i % 64 == 0:
-                note()
-            yield example
-    finally:
-        note()
+@dataclass(frozen=True, slots=True)
+class _Spending:
+    """What the writer and the judge of a run cost."""
+
+    run: RunFolder
+    writers: Mapping[str, CachedWriter | None]
+    before: Mapping[str, Spent]
+    """In earlier calls."""
+
+    def noted(self, examples: Iterator[Example]) -> Iterator[Example]:
+        """The examples; on the way, what is spent is written down, so that a kill does not forget it."""
+        try:
+            for i, example in enumerate(examples):
+                if i % 64 == 0:
+                    self._note()
+                yield example
+        finally:
+            self._note()
+
+    def _note(self) -> None:
+        now = {n: getattr(w.writer, "spent", None) for n, w in self.writers.items() if w is not None}
+        rows = {n: asdict(self.before[n] + spent) for n, spent in now.items() if spent is not None}
+        if rows:
+            self.run.write("spent", rows | {"usd": sum(row["usd"] for row in rows.values())})
 
 
 def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:

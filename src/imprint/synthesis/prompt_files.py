@@ -1,5 +1,5 @@
-"""The prompt texts, one file each: KIND.txt or KIND.PART.txt belongs to the kind of synthesis of that name, and those
-of SHARED to all of them."""
+"""The prompt texts, one file each: KIND.txt or KIND.PART.txt belongs to the kind of synthesis of that name, those
+of SHARED to all."""
 
 from __future__ import annotations
 

@@ -35,19 +35,19 @@ def round_trip(
     for group in _groups(examples):
         asked = [e for e in group if is_short_answer(e) and _known(e, passages)]
         prompts = [skills.read(_open(e, passages), e.turns[0].text) for e in asked]
-        try:
-            texts = reader.write(prompts, seed=seed) if prompts else []
-        except Unwritten as error:  # those that were not read are not known to be right
-            read = [(asked[i], text.text) for i, text in error.texts.items()]
-            yield from (e for e, again in read if agree(e.turns[1].text, again))
-            raise
-        answers = {id(e): t.text for e, t in zip(asked, texts, strict=True)}
+        texts, stopped = _written(reader, prompts, seed)
+        answers = {id(e): texts.get(i) for i, e in enumerate(asked)}
         for example in group:
-            again = answers.get(id(example))
-            if again is None or agree(example.turns[1].text, again):
+            if id(example) not in answers:
+                yield example
+            elif (again := answers[id(example)]) is None:
+                continue  # what was not read is not known to be right
+            elif agree(example.turns[1].text, again):
                 yield example
             else:
                 drop(example, Finding("round trip", f"read again: {again.strip()[:80] or 'nothing'}"))
+        if stopped is not None:
+            raise stopped
 
 
 def judged(
@@ -57,13 +57,19 @@ def judged(
     for group in _groups(examples):
         asked = [e for e in group if not _abstains(e) and _known(e, passages)]
         prompts = [judge_prompt(e, passages) for e in asked]
-        texts = judge.write(prompts, seed=seed) if prompts else []
-        refused = {id(e) for e, t in zip(asked, texts, strict=True) if says_no(t.text)}
+        texts, stopped = _written(judge, prompts, seed)
+        verdicts = {id(e): texts.get(i) for i, e in enumerate(asked)}
         for example in group:
-            if id(example) in refused:
+            if id(example) not in verdicts:
+                yield example
+            elif (verdict := verdicts[id(example)]) is None:
+                continue  # what was not judged is not known to be right
+            elif says_no(verdict):
                 drop(example, Finding("judged", f"{judge.name} says no"))
             else:
                 yield example
+        if stopped is not None:
+            raise stopped
 
 
 def judge_prompt(example: Example, passages: Mapping[str, Passage]) -> Prompt:
@@ -119,6 +125,15 @@ def answer_words(text: str) -> list[str]:
 
 def _within(some: Sequence[str], others: Sequence[str]) -> bool:
     return f" {' '.join(some)} " in f" {' '.join(others)} "
+
+
+def _written(writer: Writer, prompts: Sequence[Prompt], seed: int) -> tuple[dict[int, str], Unwritten | None]:
+    """The texts by the places of their prompts, and what stopped the writer before all were there."""
+    try:
+        texts = writer.write(prompts, seed=seed) if prompts else []
+    except Unwritten as error:
+        return {i: text.text for i, text in error.texts.items()}, error
+    return {i: text.text for i, text in enumerate(texts)}, None
 
 
 def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
