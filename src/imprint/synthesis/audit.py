@@ -14,7 +14,7 @@ from imprint.synthesis import contradictions
 from imprint.synthesis.coverage import Coverage
 from imprint.synthesis.diversity import NearDuplicates, Sample
 from imprint.synthesis.faithful import Finding, unsupported
-from imprint.synthesis.round_trip import judged, round_trip
+from imprint.synthesis.round_trip import is_short_answer, judged, may_be_judged, round_trip
 from imprint.synthesis.safety import Quotas, flagged, tokens
 from imprint.types import Example, Passage, Writer
 
@@ -24,6 +24,8 @@ _REASONS = 50
 """Dropped examples of which the reason is told."""
 _LISTED = 40
 """Passages and facts of each kind that a report lists."""
+CHECKED_BY = ("another writer", "its own writer", "rules alone")
+"""Who saw an example with its passage open, once it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Audit:
         self.dropped: Counter[str] = Counter()
         self.dropped_for: Counter[tuple[str, str]] = Counter()
         """By kind of synthesis and reason."""
+        self.checked_by: Counter[str] = Counter()
+        """Of those kept, by CHECKED_BY."""
         self.reasons: list[str] = []
         """One line for each of the first dropped examples: what was found in which text."""
         self.passages_met: set[str] = set()
@@ -73,6 +77,8 @@ class Audit:
         self.quotas = Quotas(known, planned_tokens or 0) if wanted else None
         self._seen: NearDuplicates | None = None
         self._seed = seed
+        self._checks: dict[str, tuple[str, str]] = {}
+        """Names of the reader and the judge of each kind of synthesis; '' where there is none."""
 
     def pass_through(
         self,
@@ -96,7 +102,12 @@ class Audit:
             stream = judged(stream, passages, judge, seed=self._seed, drop=self.drop)
         if self.quotas is not None:
             stream = self._within_quotas(stream)
+        names = (
+            reader.name if wanted.round_trip and reader is not None else "",
+            judge.name if wanted.judged and judge is not None else "",
+        )
         for example in stream:
+            self._checks[example.generator] = names
             self._count(example)
             yield example
 
@@ -149,6 +160,7 @@ class Audit:
             "reasons": dict(_for_reason(self.dropped_for).most_common()),
             "by_generator": _by_generator(self.dropped_for),
             "dropped": list(self.reasons),
+            "checked_by": {name: self.checked_by[name] for name in CHECKED_BY},
             "untouched": len(cover.untouched()),
             "covered": {
                 "share": {k: {**asdict(s), "value": s.value} for k, s in cover.share().items()},
@@ -194,10 +206,20 @@ class Audit:
 
     def _count(self, example: Example) -> None:
         self.kept[example.generator] += 1
+        self.checked_by[self._checked_by(example)] += 1
         self.passages_met.update(example.passages)
         self.tokens += tokens(example)
         self.coverage.add(example)
         self.sample.add(example)
+
+    def _checked_by(self, example: Example) -> str:
+        reader, judge = self._checks.get(example.generator, ("", ""))
+        asked = {
+            reader if example.passages and is_short_answer(example) else "",
+            judge if may_be_judged(example) else "",
+        } - {""}
+        another, own, rules = CHECKED_BY
+        return another if asked - {example.writer} else own if asked else rules
 
     def _taken(self) -> dict[str, Any]:
         if self.quotas is None:
@@ -280,6 +302,9 @@ def _faithful_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{kept:,} of {kept + dropped:,} examples kept ({_percent(kept, kept + dropped)})."
     if report["reasons"]:
         yield "Dropped for: " + ", ".join(f"{r} {n:,}" for r, n in report["reasons"].items()) + "."
+    if "checked_by" in report:
+        told = (f"{who} {n:,}" for who, n in report["checked_by"].items())
+        yield f"Of those kept, read or judged once more by: {', '.join(told)}."
     off = [k for k, on in report["settings"].items() if not on]
     if off:
         yield f"Switched off: {', '.join(off)}."

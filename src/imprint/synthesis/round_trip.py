@@ -24,6 +24,10 @@ TOGETHER = 64
 _SHORT = 12
 """Words up to which an answer can be compared with another by its words."""
 
+READ_ALREADY = ("self_study/question",)
+"""Variants whose answer is itself what a reading of the passage gave: their writer, asked the same again, would say
+the same, right or wrong."""
+
 Drop = Callable[[Example, Finding], None]
 """Told of each example that is held back, and why."""
 
@@ -31,10 +35,22 @@ Drop = Callable[[Example, Finding], None]
 def round_trip(
     examples: Iterable[Example], passages: Mapping[str, Passage], reader: Writer, *, seed: int, drop: Drop
 ) -> Iterator[Example]:
-    """The examples whose short answers a reader of their passages gives too; others pass through."""
+    """The examples whose short answers a reader of their passages gives too; others pass through.
+
+    What its own writer read already it reads again below another passage, so that it has to find the answer anew."""
+    order = list(passages)
+    places = {passage_id: i for i, passage_id in enumerate(order)}
+
+    def text(example: Example) -> str:
+        if example.generator not in READ_ALREADY or example.writer != reader.name:
+            return _open(example, passages)
+        first = min(places[i] for i in example.passages)
+        beside = (i for i in order[max(0, first - 1) : first + 2] if i not in example.passages)
+        return "\n\n".join([*(shown(passages[i]) for i in beside)][:1] + [_open(example, passages)])
+
     for group in _groups(examples):
         asked = [e for e in group if is_short_answer(e) and _known(e, passages)]
-        prompts = [skills.read(_open(e, passages), e.turns[0].text) for e in asked]
+        prompts = [skills.read(text(e), e.turns[0].text) for e in asked]
         texts, stopped = _written(reader, prompts, seed)
         answers = {id(e): texts.get(i) for i, e in enumerate(asked)}
         for example in group:
@@ -55,7 +71,7 @@ def judged(
 ) -> Iterator[Example]:
     """The examples that a stronger writer, asked yes or no, does not find unsupported by their passages."""
     for group in _groups(examples):
-        asked = [e for e in group if not _abstains(e) and _known(e, passages)]
+        asked = [e for e in group if may_be_judged(e) and _known(e, passages)]
         prompts = [judge_prompt(e, passages) for e in asked]
         texts, stopped = _written(judge, prompts, seed)
         verdicts = {id(e): texts.get(i) for i, e in enumerate(asked)}
@@ -88,6 +104,11 @@ def says_no(text: str) -> bool:
 
 
 _DENIES = frozenset(("not", "no", "never", "none", "without", "cannot"))
+
+
+def may_be_judged(example: Example) -> bool:
+    """Whether an example states something that passages could support."""
+    return bool(example.passages) and not _abstains(example)
 
 
 def is_short_answer(example: Example) -> bool:
