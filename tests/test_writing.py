@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from imprint.errors import BadSetting, NothingToTeach, OverBudget
 from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
+from imprint.synthesis.coverage import Coverage
 from imprint.types import Passage, Prompt, Text
 from imprint.watch import SILENT
 from imprint.writers.spending import Spent
@@ -112,6 +114,21 @@ def test_questions_held_out_are_in_no_example(scholar: Scholar, tiny_base: Base,
     assert any(e.turns[0].text == asked for e in RunFolder(tmp_path / "a").examples())
     written(tmp_path / "b", tiny_base, questions=[Question(asked, ("noon",))])
     assert not any(asked in e.turns[0].text for e in RunFolder(tmp_path / "b").examples())
+
+
+def test_the_report_tells_of_what_is_taught_alone(scholar: Scholar, tiny_base: Base, tmp_path: Path) -> None:
+    asked = [Question(f"What is the {n} thing that Acme tells?", ("noon",)) for n in ("first", "next")]
+    made = written(tmp_path, tiny_base, recipe=Recipe(mix={"questions": 1.0}), questions=asked).report
+    examples = list(RunFolder(tmp_path).examples())
+    kept = {name: row["kept"] for name, row in made["counts"].items() if row["kept"]}
+    assert kept == Counter(e.generator for e in examples)
+    assert made["enough"]["examples"] == made["examples"] == len(examples)
+    assert made["reasons"]["held out"] == made["too_like_held_out"] > 0
+    cover = Coverage(PASSAGES)
+    for example in examples:
+        cover.add(example)
+    assert made["untouched"] == len(cover.untouched())
+    assert {k: s["taught"] for k, s in made["covered"]["share"].items()} == {k: s.taught for k, s in cover.share().items()}
 
 
 def test_a_spent_budget_ends_the_writing_and_keeps_the_text(

@@ -23,6 +23,7 @@ from imprint.skills import SKILLS, SkilledWriter
 from imprint.synthesis import mix
 from imprint.synthesis.audit import Audit, AuditSettings, against, look_over
 from imprint.synthesis.cloze import passage_askings
+from imprint.synthesis.faithful import Finding
 from imprint.synthesis.prompt_files import prompt_hashes
 from imprint.synthesis.raw_text import RawText
 from imprint.synthesis.safety import instructions_in
@@ -254,7 +255,7 @@ def write(
                 each.writer.close()
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
-    count = run.write_examples(e for e in run.draft() if apart.keeps(e))
+    count = run.write_examples(audit.count_anew(_apart(run.draft(), apart, audit)))
     if not count:
         raise NothingToTeach(
             "Nothing could be written about these documents: they hold no sentence to ask about. "
@@ -274,6 +275,15 @@ def write(
     run.drop_draft()
     _say_summary(report, watch)
     return Written(count, report)
+
+
+def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[Example]:
+    """The examples that do not ask what is held out; others are noted as dropped."""
+    for example in examples:
+        if apart.keeps(example):
+            yield example
+        else:
+            audit.drop(example, Finding("held out", "asks what is held out"))
 
 
 def _audit(recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
@@ -371,7 +381,7 @@ def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
 
 
 def _say_summary(report: Mapping[str, Any], watch: Watch) -> None:
-    dropped = sum(row["dropped"] for row in report["counts"].values())
+    dropped = sum(row["dropped"] for row in report["counts"].values()) - report["too_like_held_out"]
     watch.say(
         f"{report['examples']:,} training examples; {dropped:,} dropped by the audit, "
         f"{report['too_like_held_out']:,} for asking what is held out; {report['untouched']} passages without any."

@@ -57,28 +57,28 @@ class Audit:
     ) -> None:
         """`planned_tokens`: what the whole set is to have; without it there are no quotas."""
         self.settings = settings or AuditSettings()
-        self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.dropped_for: Counter[tuple[str, str]] = Counter()
         """By kind of synthesis and reason."""
-        self.checked_by: Counter[str] = Counter()
-        """Of those kept, by CHECKED_BY."""
         self.reasons: list[str] = []
         """One line for each of the first dropped examples: what was found in which text."""
-        self.passages_met: set[str] = set()
-        self.tokens = 0.0
-        self.coverage = Coverage()
-        self.sample = Sample(seed=seed)
         self.looked_over: dict[str, Any] = {}
         """What look_over() found in the passages, told in the report where it is given."""
-        known = list(passages)
-        self.coverage.meet(known)
-        wanted = self.settings.quotas and planned_tokens is not None and known
-        self.quotas = Quotas(known, planned_tokens or 0) if wanted else None
+        self._seed, self._planned_tokens = seed, planned_tokens
         self._seen: NearDuplicates | None = None
-        self._seed = seed
         self._checks: dict[str, tuple[str, str]] = {}
         """Names of the reader and the judge of each kind of synthesis; '' where there is none."""
+        self._count_from_nothing(list(passages))
+
+    def _count_from_nothing(self, passages: Sequence[Passage]) -> None:
+        self.kept: Counter[str] = Counter()
+        self.checked_by: Counter[str] = Counter()
+        """Of those kept, by CHECKED_BY."""
+        self.tokens = 0.0
+        self.coverage = Coverage(passages)
+        self.sample = Sample(seed=self._seed)
+        wanted = self.settings.quotas and self._planned_tokens is not None and passages
+        self.quotas = Quotas(passages, self._planned_tokens or 0) if wanted else None
 
     def pass_through(
         self,
@@ -111,23 +111,15 @@ class Audit:
             self._count(example)
             yield example
 
-    def faithful(self, examples: Iterable[Example], passages: Mapping[str, Passage]) -> Iterator[Example]:
-        """As pass_through(), with no filter but the check against the passages."""
-        self.coverage.meet(passages.values())
-        for example in self._faithful(examples, passages):
-            self._count(example)
-            yield example
-
-    def take_up(self, examples: Iterable[Example]) -> None:
-        """Counts examples that an earlier run let through, so that this one goes on where that was killed.
-
-        What that run dropped is not known any more, and is not counted."""
+    def count_anew(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples that are really taught of those let through; the report's counts, coverage and variety are
+        of them alone from here on."""
+        self._count_from_nothing(list(self.coverage.passages.values()))
         for example in examples:
-            if self.settings.near_duplicates:
-                self._near_duplicates.is_new(example)
             if self.quotas is not None:
                 self.quotas.add(example)
             self._count(example)
+            yield example
 
     def drop(self, example: Example, finding: Finding) -> None:
         """Notes that an example was held back, and why."""
@@ -141,15 +133,6 @@ class Audit:
         """JSON of how many were kept and dropped, by kind of synthesis."""
         names = sorted({*self.kept, *self.dropped})
         return {n: {"kept": self.kept[n], "dropped": self.dropped[n]} for n in names}
-
-    def summary(self) -> str:
-        """What came of it in one sentence."""
-        reasons = _for_reason(self.dropped_for).most_common()
-        why = f" ({', '.join(f'{r} {n:,}' for r, n in reasons)})" if reasons else ""
-        return (
-            f"{self.kept.total():,} training examples; {self.dropped.total():,} dropped by the audit{why}; "
-            f"{len(self.coverage.untouched()):,} passages without any."
-        )
 
     def report(self) -> dict[str, Any]:
         """All that was found, as JSON values; lines() makes a text of it."""
@@ -207,7 +190,6 @@ class Audit:
     def _count(self, example: Example) -> None:
         self.kept[example.generator] += 1
         self.checked_by[self._checked_by(example)] += 1
-        self.passages_met.update(example.passages)
         self.tokens += tokens(example)
         self.coverage.add(example)
         self.sample.add(example)

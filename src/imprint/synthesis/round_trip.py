@@ -37,7 +37,7 @@ def round_trip(
 ) -> Iterator[Example]:
     """The examples whose short answers a reader of their passages gives too; others pass through.
 
-    What its own writer read already it reads again below another passage, so that it has to find the answer anew."""
+    What its own writer read already it reads again below another passage, and has to find it anew."""
     order = list(passages)
     places = {passage_id: i for i, passage_id in enumerate(order)}
 
