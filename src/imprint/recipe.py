@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imprint.errors import BadSetting
+from imprint.synthesis import KINDS
+from imprint.types import Generator
 
 LOCAL_MIX = {
     "questions": 7.0,
@@ -43,9 +45,9 @@ FULL_MIX = {
 """Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
-_SECTIONS = ("mix", "writer", "judge")
+_SECTIONS = ("mix", "kinds", "writer", "judge")
 
-_S = TypeVar("_S", "Recipe", "WriterSettings")
+_S = TypeVar("_S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Recipe:
     mix: Mapping[str, float] | None = None
     """Kinds of synthesis with their shares of the training text; {'raw_text': 1} is the naive rival. None takes
     what the writer does well: LOCAL_MIX for the base in this process, FULL_MIX for any other."""
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of kinds of synthesis other than their own: {'questions': {'several': 8}}."""
     text_tokens: int | None = None
     """Training text to write, in tokens; None lets the budget decide."""
     audit: bool = True
@@ -155,6 +159,8 @@ class Recipe:
         for name, fine in checks.items():
             if not fine:
                 raise BadSetting(f"The recipe's {name} = {getattr(self, name)!r} is out of range.")
+        for name in self.kinds:
+            self.kind(name)
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -162,6 +168,14 @@ class Recipe:
         if self.mix is not None:
             return self.mix
         return LOCAL_MIX if self.writer.kind == "local" else FULL_MIX
+
+    def kind(self, name: str) -> Generator:
+        """The kind of synthesis of that name, with the recipe's settings for it. Raises BadSetting for a kind or a
+        setting that there is not."""
+        made = KINDS.get(name)
+        if made is None:
+            raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(KINDS)}.")
+        return _filled(made(), self.kinds.get(name, {}), f"[kinds.{name}] of the recipe", fixed=("name",))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
@@ -190,7 +204,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 def unknown_key(key: str, known: Collection[str], source: str) -> BadSetting:
     """The error for a key that is none, with the one that was probably meant."""
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known)}."
+    hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known) or 'none'}."
     return BadSetting(f"Unknown key '{key}' in {source}. {hint}")
 
 
@@ -207,19 +221,25 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
         flat["mix"] = _equal_shares(flat.pop("generators"), source)
     if flat.get("mix") is not None:
         flat["mix"] = _mix(flat["mix"], source)
+    if "kinds" in flat:
+        kinds = _table(flat["kinds"], "kinds", source)
+        flat["kinds"] = {name: dict(_table(own, f"kinds.{name}", source)) for name, own in kinds.items()}
     for key in ("writer", "judge"):
         if flat.get(key) is not None:
             flat[key] = _filled(WriterSettings(), _table(flat[key], key, source), f"[{key}] of {source}")
     return _filled(Recipe(), flat, source)
 
 
-def _filled(defaults: _S, values: Mapping[str, Any], source: str) -> _S:
-    fields = {f.name: f for f in dataclasses.fields(defaults)}
+def _filled(defaults: _S, values: Mapping[str, Any], source: str, *, fixed: Collection[str] = ()) -> _S:
+    """The dataclass with these values in place of its own; those of `fixed` are no settings."""
+    settings: Any = defaults
+    fields = {f.name: f for f in dataclasses.fields(settings) if f.name not in fixed}
     for key in values:
         if key not in fields:
             raise unknown_key(key, fields, source)
-    checked = {k: _typed(k, v, getattr(defaults, k), fields[k].type, source) for k, v in values.items()}
-    return dataclasses.replace(defaults, **checked)
+    checked = {k: _typed(k, v, getattr(settings, k), fields[k].type, source) for k, v in values.items()}
+    filled: _S = dataclasses.replace(settings, **checked)
+    return filled
 
 
 def _table(value: Any, key: str, source: str) -> Mapping[str, Any]:

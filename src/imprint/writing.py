@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from imprint import synthesis
 from imprint.engine import Engine
-from imprint.errors import BadSetting, NothingToTeach, OverBudget
+from imprint.errors import NothingToTeach, OverBudget
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import Apart, hold_out
 from imprint.home import cache_folder
@@ -47,13 +46,7 @@ HELD_OUT = 40
 
 def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
     """The recipe's kinds of synthesis with their shares. Raises BadSetting for one that there is not."""
-    made = []
-    for name, share in recipe.shares.items():
-        kind = synthesis.KINDS.get(name)
-        if kind is None:
-            raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(synthesis.KINDS)}.")
-        made.append((kind(), share))
-    return made
+    return [(recipe.kind(name), share) for name, share in recipe.shares.items()]
 
 
 def writer_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter:

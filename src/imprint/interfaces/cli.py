@@ -334,8 +334,8 @@ def curve(
     """Find out how much training text is enough.
 
     A sample of the passages is taught with twice the text again and again, and asked the same held-out questions
-    each time, until two doublings in a row gain less than one point. Nothing is published. Killed, the same command
-    goes on where it stopped.
+    each time, until two doublings in a row gain less than one point. Nothing is published; `imprint audit` tells
+    of it for what is taught from the same documents. Killed, the same command goes on where it stopped.
     """
     from imprint.interfaces import tables
     from imprint.interfaces.progress import watching

@@ -352,6 +352,8 @@ def against(row: Mapping[str, Any]) -> str:
 def _enough_lines(report: Mapping[str, Any]) -> Iterator[str]:
     enough = report["enough"]
     yield f"{enough['examples']:,} examples, about {enough['tokens']:,} tokens."
+    if "curve" in enough:
+        yield f"Of {enough['passages']:,} passages, asked {enough['questions']:,} questions at each size:"
     for point in enough.get("curve", []):
         yield f"at {point['tokens']:,} tokens: {point['score']:.3f} ({point['low']:.3f} to {point['high']:.3f})"
     if enough.get("reason"):
