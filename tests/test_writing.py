@@ -94,6 +94,17 @@ def _says_no_of_rephrased(prompt: Prompt) -> str:
     return scholar_of(prompt) if prompt.skill else "no" if "they say." in item else "yes"
 
 
+def test_the_passages_are_looked_over_once(
+    scholar: Scholar, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = written(tmp_path / "whole", tiny_base, [*PASSAGES, ORDER])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing, "hold_out", _killed)
+        written(tmp_path / "cut", tiny_base, [*PASSAGES, ORDER], questions=None)
+    monkeypatch.setattr(writing, "look_over", lambda _: pytest.fail("they were looked over again"))
+    assert written(tmp_path / "cut", tiny_base, [*PASSAGES, ORDER]).report["safe"] == whole.report["safe"]
+
+
 def _killed(*_: object, **__: object) -> list[Question]:
     raise KeyboardInterrupt
 

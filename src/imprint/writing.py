@@ -237,7 +237,7 @@ def write(
         return Written(report["examples"], report)
     watch.stage("Writing training text")
     writer, judge, spending = _at_work(run, recipe, engine, watch)
-    audit = _audit(recipe, passages, text_tokens, seed)
+    audit = _audit(run, recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
     try:
         made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)
@@ -279,12 +279,21 @@ def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[
             audit.drop(example, Finding("held out", "asks what is held out"))
 
 
-def _audit(recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
+def _audit(run: RunFolder, recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
     wanted = recipe.audit
     settings = AuditSettings(wanted, wanted, wanted, wanted, wanted)
     audit = Audit(settings, passages, planned_tokens=text_tokens, seed=seed)
-    audit.looked_over = look_over(passages)
+    audit.looked_over = _looked_over(run, passages)
     return audit
+
+
+def _looked_over(run: RunFolder, passages: Sequence[Passage]) -> dict[str, Any]:
+    """What look_over() finds in the passages, looked for once in a run: of many it takes minutes."""
+    found: dict[str, Any] | None = run.read("looked_over")
+    if found is None:
+        found = look_over(passages)
+        run.write("looked_over", found)
+    return found
 
 
 def _made(
