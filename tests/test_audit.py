@@ -89,6 +89,29 @@ def test_what_another_text_says_is_found(text: str, strange: list[tuple[str, str
     assert found(told(text)) == strange
 
 
+SHORT = Passage("d4", 0, 9, "The fee is refundable. Is the pool heated? If the door is not locked, ring. Lunch isn't free.", "Acme")
+
+
+@pytest.mark.parametrize(
+    ("text", "strange"),
+    [
+        ("The fee is not refundable.", True),
+        ("No, the fee isn't refundable!", True),
+        ("Lunch is free.", True),
+        ("The fee is refundable.", False),
+        ("The fee is never refundable in winter.", False),  # which the source does not speak of in these words
+        ("Yes, the fee is refundable.", False),
+        ("No, lunch is not free.", False),
+        ("The pool is not heated.", False),  # what is asked is not stated
+        ("The door is locked.", False),  # nor is a condition
+        ("not refundable", False),
+        ("lunch is free.", False),  # the rest of a sentence that was begun, as in 'It is not so that ...'
+    ],
+)
+def test_a_short_statement_the_other_way_round_is_found(text: str, strange: bool) -> None:
+    assert [f.kind for f in unsupported(told(text), [SHORT])] == ["negation"] * strange
+
+
 def test_a_name_may_begin_with_any_capital() -> None:
     assert found(example("Requests must reach Émile.")) == [("name", "Émile")]
 
