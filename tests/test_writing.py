@@ -225,6 +225,15 @@ def test_the_writer_and_the_judge_have_a_limit_each_and_both_are_noted(
     assert limits == [2.0, 3.0, pytest.approx(2.0 - spent["writer"]["usd"]), pytest.approx(3.0 - spent["judge"]["usd"])]
 
 
+def test_a_judge_at_a_server_is_waited_for(scholar: Scholar, tiny_base: Base) -> None:
+    alone = Recipe(mix={"questions": 1.0})
+    speeds = [
+        writing.text_speed(recipe, PASSAGES, Engine(tiny_base), writing.work(recipe, PASSAGES))
+        for recipe in (alone, replace(alone, judge=replace(_writer(1.0), concurrency=1)))
+    ]
+    assert 0 < speeds[1] < min(speeds[0], 1_000)
+
+
 def test_a_judge_with_prices_makes_a_dearer_plan_and_a_budget_holds_for_both() -> None:
     alone = Recipe(mix={"questions": 1.0}, writer=_writer(1.0))
     judged = replace(alone, judge=_writer(20.0))

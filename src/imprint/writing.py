@@ -99,16 +99,27 @@ def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
     asked = mix.effort(kinds(recipe), passages, characters)
     tokens = characters / CHARACTERS_A_TOKEN
     read, written = (n / CHARACTERS_A_TOKEN for n in (asked.read_characters, asked.written_characters))
-    each = sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
     if recipe.writer.kind != "local":  # a server is sent the passage with each prompt
-        read = max(read, asked.prompts * (each + 40))
-    usd = _usd(recipe.writer, read, written)
-    checks = recipe.judge or recipe.writer
-    if checks.kind != "local":  # and once more for each answer that is read again, and for each verdict
-        times = asked.prompts * (2 if recipe.judge or checks.judge else 1)
-        read, written = read + times * (each + 20), written + times * 8
-        usd += _usd(checks, times * (each + 20), times * 8)
+        read = max(read, asked.prompts * (_length(passages) + 40))
+    more_read, more_written = _checks(recipe, passages, asked.prompts)
+    usd = _usd(recipe.writer, read, written) + _usd(recipe.judge or recipe.writer, more_read, more_written)
+    read, written = read + more_read, written + more_written
     return Work(asked.prompts / tokens, read / tokens, written / tokens, usd / tokens)
+
+
+def _checks(recipe: Recipe, passages: Sequence[Passage], prompts: float) -> tuple[float, float]:
+    """Tokens that a server reads and writes to check what so many prompts brought: each short answer is read again,
+    and where somebody judges there is a verdict besides."""
+    checker = recipe.judge or recipe.writer
+    if checker.kind == "local":
+        return 0.0, 0.0
+    times = prompts * (2 if recipe.judge or checker.judge else 1)
+    return times * (_length(passages) + 20), times * 8
+
+
+def _length(passages: Sequence[Passage]) -> float:
+    """Tokens of a passage."""
+    return sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
 
 
 def _usd(prices: WriterSettings, read: float, written: float) -> float:
@@ -118,10 +129,10 @@ def _usd(prices: WriterSettings, read: float, written: float) -> float:
 def within(recipe: Recipe, passages: Sequence[Passage], usd: float) -> Recipe:
     """The recipe whose writer and judge spend no more than so much together: each the part that it is planned to
     need, and no more than its own max_usd."""
-    whole = work(recipe, passages).usd
-    if recipe.judge is None or not whole:
+    if recipe.judge is None:
         return replace(recipe, writer=_at_most(recipe.writer, usd))
-    judging = 1 - work(replace(recipe, judge=WriterSettings()), passages).usd / whole
+    whole = work(recipe, passages)
+    judging = _usd(recipe.judge, *_checks(recipe, passages, whole.prompts)) / whole.usd if whole.usd else 0.5
     writer, judge = _at_most(recipe.writer, usd * (1 - judging)), _at_most(recipe.judge, usd * judging)
     return replace(recipe, writer=writer, judge=judge)
 
@@ -149,8 +160,8 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, aske
     texts = writer.write(prompts, seed=0)
     seconds = time.monotonic() - began
     done = _load(sum(len(t.text) for p in prompts for t in p.turns), sum(len(t.text) for t in texts))
-    own = work(replace(recipe, judge=None), passages) if recipe.judge else asked
-    needed = _load(own.read_tokens, own.written_tokens) * CHARACTERS_A_TOKEN
+    read, written = _checks(recipe, passages, asked.prompts)  # which another does
+    needed = _load(asked.read_tokens - read, asked.written_tokens - written) * CHARACTERS_A_TOKEN
     # The audit reads answers again, and the last batches are half empty.
     speed = 0.68 * done / seconds / needed
     if recipe.judge is None or recipe.judge.kind == "local":
