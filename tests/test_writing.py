@@ -19,6 +19,7 @@ from imprint.run_folder import RunFolder
 from imprint.synthesis.coverage import Coverage
 from imprint.types import Passage, Prompt, Text
 from imprint.watch import SILENT
+from imprint.writers.endpoint import EndpointWriter
 from imprint.writers.spending import Spent
 from scholar import PASSAGES, Scholar, passage
 from scholar import scholar as scholar_of
@@ -223,6 +224,15 @@ def test_the_writer_and_the_judge_have_a_limit_each_and_both_are_noted(
     assert spent["usd"] == pytest.approx(spent["writer"]["usd"] + spent["judge"]["usd"])
     assert written(tmp_path, tiny_base, recipe=dear).report["spent"] == spent
     assert limits == [2.0, 3.0, pytest.approx(2.0 - spent["writer"]["usd"]), pytest.approx(3.0 - spent["judge"]["usd"])]
+
+
+def test_a_judge_is_built_as_a_writer_is_with_its_own_limit(home: Path, tiny_base: Base) -> None:
+    pytest.importorskip("openai")
+    named = replace(_writer(1.0), model="judge", max_usd=3.0, key_env="")
+    judge = writing.judge_for(Recipe(judge=named), Engine(tiny_base), SILENT)
+    assert judge is not None and isinstance(judge.writer, EndpointWriter)
+    assert (judge.name, judge.writer.endpoint.budget.max_usd) == ("judge@x", 3.0)
+    assert writing.judge_for(Recipe(), Engine(tiny_base), SILENT) is None
 
 
 def test_a_judge_at_a_server_is_waited_for(scholar: Scholar, tiny_base: Base) -> None:
