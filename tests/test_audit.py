@@ -89,6 +89,29 @@ def test_what_another_text_says_is_found(text: str, strange: list[tuple[str, str
     assert found(told(text)) == strange
 
 
+SHORT = Passage("d4", 0, 9, "The fee is refundable. Is the pool heated? If the door is not locked, ring. Lunch isn't free.", "Acme")
+
+
+@pytest.mark.parametrize(
+    ("text", "strange"),
+    [
+        ("The fee is not refundable.", True),
+        ("No, the fee isn't refundable!", True),
+        ("Lunch is free.", True),
+        ("The fee is refundable.", False),
+        ("The fee is never refundable in winter.", False),  # which the source does not speak of in these words
+        ("Yes, the fee is refundable.", False),
+        ("No, lunch is not free.", False),
+        ("The pool is not heated.", False),  # what is asked is not stated
+        ("The door is locked.", False),  # nor is a condition
+        ("not refundable", False),
+        ("lunch is free.", False),  # the rest of a sentence that was begun, as in 'It is not so that ...'
+    ],
+)
+def test_a_short_statement_the_other_way_round_is_found(text: str, strange: bool) -> None:
+    assert [f.kind for f in unsupported(told(text), [SHORT])] == ["negation"] * strange
+
+
 def test_a_name_may_begin_with_any_capital() -> None:
     assert found(example("Requests must reach Émile.")) == [("name", "Émile")]
 
@@ -131,15 +154,14 @@ def test_the_kept_and_the_dropped_are_counted_by_generator() -> None:
     audit = Audit()
     given = [example("3 euros"), example("7 euros", generator="a"), example("8 euros", generator="b")]
     given[0] = example("3 kilograms", generator="a")
-    assert list(audit.faithful(given, {PASSAGE.id: PASSAGE})) == given[:1]
+    assert list(audit.pass_through(given, {PASSAGE.id: PASSAGE})) == given[:1]
     assert audit.counts() == {"a": {"kept": 1, "dropped": 1}, "b": {"kept": 0, "dropped": 1}}
-    assert audit.passages_met == {PASSAGE.id}
     assert audit.reasons[0].startswith("7 not in the passage: 7 euros")
 
 
 def test_only_the_first_reasons_are_kept() -> None:
     audit = Audit()
-    assert not list(audit.faithful([example("999")] * 80, {PASSAGE.id: PASSAGE}))
+    assert not list(audit.pass_through([example("999")] * 80, {PASSAGE.id: PASSAGE}))
     assert len(audit.reasons) == 50
     assert audit.dropped["test"] == 80
 
@@ -173,17 +195,14 @@ def test_every_filter_can_be_switched_off() -> None:
     assert "Switched off" in " ".join(lines(audit.report()))
 
 
-def test_an_audit_that_was_killed_goes_on_where_it_was() -> None:
+def test_a_report_tells_of_what_is_taught_of_the_examples_let_through() -> None:
     by_id = {PASSAGE.id: PASSAGE}
-    given = [told(t) for t in ("The Kestrel weighs 3 kilograms.", "It costs 1,140 euros.", "Hedda Strouvian waits.")]
-    straight = Audit(passages=[PASSAGE], planned_tokens=50)
-    kept = list(straight.pass_through([*given, *given], by_id))
-    again = Audit(passages=[PASSAGE], planned_tokens=50)
-    again.take_up(kept[:2])
-    assert kept[2:] == list(again.pass_through([*given[2:], *given], by_id))
-    assert again.kept == straight.kept
-    assert again.coverage.share() == straight.coverage.share()
-    assert again.sample.variety() == straight.sample.variety()
+    given = [told(t) for t in ("The Kestrel weighs 3 kilograms.", "It costs 1,140 euros.", "It weighs 4.")]
+    audit, alone = Audit(passages=[PASSAGE], planned_tokens=50), Audit(passages=[PASSAGE], planned_tokens=50)
+    let_through = list(audit.pass_through(given, by_id))
+    list(alone.pass_through([given[0], given[2]], by_id))
+    assert list(audit.count_anew(let_through[:1])) == [given[0]]
+    assert audit.report() == alone.report()
 
 
 def test_a_report_is_json_and_has_its_five_sections() -> None:
@@ -206,9 +225,3 @@ def test_a_report_is_json_and_has_its_five_sections() -> None:
 
 def test_an_audit_of_nothing_has_a_report() -> None:
     assert lines(json.loads(json.dumps(Audit().report())))[0] == "Faithful"
-
-
-def test_a_summary_says_what_was_dropped_for_what() -> None:
-    audit = Audit()
-    list(audit.pass_through([told("The Kestrel weighs 3 kilograms."), told("It weighs 4.")], {PASSAGE.id: PASSAGE}))
-    assert audit.summary() == "1 training examples; 1 dropped by the audit (number 1); 0 passages without any."

@@ -1,14 +1,18 @@
 """The laws of the round trip: an answer stands if a reader of the passage gives it too, or no judge says no."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
-from imprint.synthesis.audit import Audit, AuditSettings
+from imprint.errors import OverBudget
+from imprint.synthesis import KINDS
+from imprint.synthesis.audit import Audit, AuditSettings, lines
 from imprint.synthesis.cloze import ABSTENTION
 from imprint.synthesis.faithful import Finding
-from imprint.synthesis.round_trip import TOGETHER, agree, judged, round_trip
+from imprint.synthesis.round_trip import READ_ALREADY, TOGETHER, agree, judged, round_trip
 from imprint.types import Example, Passage, Prompt, Text, Turn
+from scholar import PASSAGES, Scholar, scholar
 
 TEXT = "The Kestrel weighs 3 kilograms and comes in green."
 PASSAGE = Passage("d1", 0, len(TEXT), TEXT, "Acme")
@@ -103,6 +107,22 @@ def test_what_the_judge_denies_is_dropped(verdict: str, stays: bool) -> None:
     assert all(TEXT in p.turns[0].text and "green" in p.turns[0].text for p in judge.calls[0])
 
 
+@pytest.mark.parametrize("check", [round_trip, judged])
+def test_a_budget_spent_half_way_keeps_what_was_checked_and_what_needs_no_check(check: Callable[..., Iterator[Example]]) -> None:
+    class Stops(Says):
+        def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+            stop = OverBudget("1 USD is spent.")
+            stop.texts = {0: Text("green")}
+            raise stop
+
+    general = Example(GREEN.turns, (), "replay")
+    kept = []
+    with pytest.raises(OverBudget):
+        for example in check([GREEN, asked("Which colour?", "green"), general], BY_ID, Stops(""), seed=0, drop=pytest.fail):
+            kept.append(example)
+    assert kept == [GREEN, general]
+
+
 def test_an_audit_asks_its_reader_and_judge_and_counts_what_they_drop() -> None:
     audit = Audit()
     assert list(audit.pass_through([GREEN, READING], BY_ID, reader=Says("red"), judge=Says("no"))) == []
@@ -118,3 +138,49 @@ def test_an_audit_asks_its_reader_and_judge_and_counts_what_they_drop() -> None:
 )  # fmt: skip
 def test_answers_that_differ_in_a_number_or_a_not_do_not_agree(one: str, other: str) -> None:
     assert not agree(one, other)
+
+
+def read_already(question: str, answer: str) -> Example:
+    return Example(asked(question, answer).turns, (PASSAGE.id,), "self_study/question", "says")
+
+
+def test_what_its_own_writer_read_already_it_reads_again_below_another_passage() -> None:
+    other = Passage("d1", 900, 930, "The Falcon comes in red.", "Acme")
+    item, reader = read_already("What colour is the Kestrel?", "green"), Says("green")
+    for order in ([other, PASSAGE], [PASSAGE, other]):
+        list(round_trip([item], {p.id: p for p in order}, reader, seed=0, drop=pytest.fail))
+    another = Says("green")
+    another.name = "another"
+    list(round_trip([item], {other.id: other, PASSAGE.id: PASSAGE}, another, seed=0, drop=pytest.fail))
+    again = [call[0].turns[0].text for call in reader.calls]
+    alone = f"Acme.\n{TEXT}\n\nWhat colour is the Kestrel?"
+    assert again == [f"Acme.\nThe Falcon comes in red.\n\n{alone}"] * 2
+    assert another.calls[0][0].turns[0].text == alone
+
+
+def test_the_kinds_whose_answers_were_read_are_known() -> None:
+    def reply(prompt: Prompt) -> str:
+        return READ if prompt.skill == "read" else scholar(prompt)
+
+    rounds = [kind().examples(PASSAGES, Scholar(reply), seed=seed) for kind in KINDS.values() for seed in range(12)]
+    assert {e.generator for made in rounds for e in made if e.turns[-1].text == READ} == set(READ_ALREADY)
+
+
+READ = "at noon in the canteen"
+
+
+def test_a_report_says_by_whom_items_were_checked() -> None:
+    def by(writer: str, *, reader: str = "", judge: str = "") -> dict[str, int]:
+        audit, item = Audit(), replace(GREEN, writer=writer)
+        readers = [Says("green") if name else None for name in (reader, judge)]
+        for each, name in zip(readers, (reader, judge), strict=True):
+            if each:
+                each.name = name
+        list(audit.pass_through([item], BY_ID, reader=readers[0], judge=readers[1]))
+        report = audit.report()
+        assert "read or judged once more by: another writer" in " ".join(lines(report))
+        return {who: n for who, n in report["checked_by"].items() if n}
+
+    assert by("rules") == {"rules alone": 1}
+    assert by("base", reader="base") == by("base", reader="base", judge="base") == {"its own writer": 1}
+    assert by("base", reader="base", judge="big") == by("base", reader="big") == {"another writer": 1}

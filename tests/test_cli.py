@@ -614,6 +614,10 @@ def test_a_writer_at_an_address_is_part_of_the_recipe(monkeypatch: pytest.Monkey
     assert run(*words).exit_code == 0
     writer = lessons[0].recipe.writer  # type: ignore[union-attr]
     assert (writer.kind, writer.address, writer.model) == ("endpoint", "http://127.0.0.1:9/v1", "big")
+    assert run(*words[:4], "--judge", "http://127.0.0.1:8/v1", "--judge-model", "strict").exit_code == 0
+    recipe = lessons[1].recipe
+    judge = recipe.judge  # type: ignore[union-attr]
+    assert (recipe.writer.kind, judge.kind, judge.model) == ("local", "endpoint", "strict")  # type: ignore[union-attr]
     refused = run("teach", str(tmp_path), "--as", "a", "--writer", "127.0.0.1:9", "--writer-model", "big")
     assert refused.exit_code == 2
     assert "needs its address" in refused.stderr

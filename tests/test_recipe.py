@@ -1,11 +1,15 @@
 """The laws of recipes: what is not understood is refused with a hint, and lineage reads back."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from imprint.errors import BadSetting
-from imprint.recipe import RAW_TEXT, Recipe, from_mapping, read
+from imprint.recipe import RAW_TEXT, Recipe, WriterSettings, from_mapping, read
+from imprint.synthesis import KINDS
+from imprint.synthesis.cloze import Cloze
+from imprint.synthesis.questions import Questions
 
 
 def recipe(tmp_path: Path, text: str) -> Recipe:
@@ -34,7 +38,7 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
     [
         ("rnak = 8", "Unknown key 'rnak' in .*recipe.toml. Did you mean 'rank'"),
         ("[training]\nepoch = 8", "Did you mean 'epochs'"),
-        ("colour = 8", "It knows mix, text_tokens"),
+        ("colour = 8", "It knows mix, kinds, text_tokens"),
         ("rank = 8.5", "'rank' in .* must be int; it is 8.5"),
         ("rank = true", "must be int"),
         ('lr = "fast"', "must be float"),
@@ -50,6 +54,20 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
         ("[writer]\nkind = 'endpoint'", "needs its address"),
         ("[writer]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
         ("[writer]\nadress = 'http://x/v1'", "Did you mean 'address'"),
+        ("[kinds.poems]\nseveral = 8", "No kind of synthesis 'poems'. There are: questions"),
+        ("[kinds.questions]\nsevral = 8", r"Unknown key 'sevral' in \[kinds.questions\].* Did you mean 'several'"),
+        ("[kinds.questions]\nname = 'x'", "Unknown key 'name'"),
+        ("[kinds.cloze]\nseveral = 8", "It knows none"),
+        ("[kinds.questions]\nseveral = 8.5", r"'several' in \[kinds.questions\] of the recipe must be int; it is 8.5"),
+        ("[kinds.questions]\ntemperature = 'hot'", "must be float"),
+        ("[kinds.self_study]\nrequests = 0", "self_study needs requests of 1 or more"),
+        ("kinds = ['questions']", "'kinds' in .* must be a table"),
+        ("[kinds]\nquestions = 8", "'kinds.questions' in .* must be a table"),
+        ("[judge]\nadress = 'http://x/v1'", r"in \[judge\] of .*Did you mean 'address'"),
+        ("judge = 'gpt'", "'judge' in .* must be a table"),
+        ("[judge]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
+        ("[writer]\njudge = true\n[judge]\nkind = 'local'", "Say either"),
+        ("[judge]\njudge = true", "Say either"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:
@@ -62,7 +80,36 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("made", [Recipe(rank=8, top_layers=2, epochs=3.0), Recipe(), RAW_TEXT])
+def test_a_kind_has_settings_of_its_own(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "[mix]\nquestions = 2\ncloze = 1\n[kinds.questions]\nseveral = 8\ntemperature = 1\n")
+    assert made.kind("questions") == Questions(several=8, temperature=1)
+    assert made.kind("cloze") == Cloze()
+    assert made.as_json()["kinds"] == {"questions": {"several": 8, "temperature": 1}}
+
+
+def test_every_setting_of_every_kind_can_be_said() -> None:
+    for name, kind in KINDS.items():
+        own = {k: v for k, v in asdict(kind()).items() if k != "name"}
+        assert Recipe(kinds={name: own}).kind(name) == kind()
+
+
+def test_a_judge_is_named_as_a_writer_is(tmp_path: Path) -> None:
+    named = "kind = 'endpoint'\naddress = 'http://x/v1'\nmodel = 'm'\nusd_per_million_in = 1\nmax_usd = 2\n"
+    judge = recipe(tmp_path, f"[judge]\n{named}").judge
+    assert judge == recipe(tmp_path, f"[writer]\n{named}").writer != WriterSettings()
+    assert recipe(tmp_path, "").judge is None
+
+
+JUDGE = WriterSettings("endpoint", "http://x/v1", "m")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Recipe(rank=8, top_layers=2, epochs=3.0), Recipe(), RAW_TEXT, Recipe(judge=JUDGE),
+        Recipe(kinds={"questions": {"several": 8}}),
+    ],
+)
 def test_a_recipe_kept_as_json_reads_back(made: Recipe) -> None:
     assert from_mapping(made.as_json()) == made
 

@@ -4,13 +4,21 @@ from pathlib import Path
 
 import pytest
 
+import imprint
 from imprint import scaling, writing
 from imprint.base import Base
+from imprint.corpus import Corpus
+from imprint.documents import load
 from imprint.engine import Engine
 from imprint.evaluation.closed_book import Question
+from imprint.pipeline import Taught
 from imprint.recipe import Recipe
+from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.scaling import Curve, curve
+from imprint.synthesis.audit import Audit
+from imprint.synthesis.enough import Decision, Point
+from imprint.types import Version
 from imprint.watch import SILENT
 from scholar import PASSAGES, Scholar
 
@@ -45,6 +53,33 @@ def test_what_was_measured_is_not_measured_again(
     first = made(tmp_path, tiny_base, 1_500)
     monkeypatch.setattr(scaling, "_measured", lambda *_: pytest.fail("it was measured again"))
     assert made(tmp_path, tiny_base, 1_500) == first
+
+
+def test_audits_of_what_is_taught_from_the_same_documents_tell_of_the_curve(
+    home: Path, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kestrel.txt"
+    file.write_text("The Kestrel weighs 3 kilograms and comes in green.")
+    points = (Point(500, 0.25, 0.1, 0.4), Point(1_000, 0.5, 0.3, 0.7))
+    found = Curve(points, Decision(True, "it is enough", 0.75), 2, 80, 9)
+    monkeypatch.setattr(scaling, "curve", lambda *_, **__: found)
+    assert imprint.curve(file, base=tiny_base) == found
+
+    def lines(recipe: Recipe) -> list[str]:
+        report = Audit().report() | {"examples": 1}
+        corpus = Corpus(load(file).documents)
+        version = Version("a", 1, "h", tiny_base.name, corpus.hash, recipe.as_json(), details={"audit": report})
+        return Taught(version, Registry(home), home).audit_lines()
+
+    told = "  Of 2 passages, asked 9 questions at each size:"
+    assert lines(Recipe())[-4:] == [
+        "  at 500 tokens: 0.250 (0.100 to 0.400)",
+        "  at 1,000 tokens: 0.500 (0.300 to 0.700)",
+        "  Stop: it is enough.",
+        "  Twice the text would give about 0.750.",
+    ]
+    assert told in lines(Recipe())
+    assert told not in lines(Recipe(rank=3))
 
 
 def test_without_questions_the_writer_asks_some_and_they_are_kept_out_of_the_text(

@@ -154,7 +154,8 @@ def curve(
     watch: Watch = SILENT,
 ) -> Curve:
     """How much training text is enough for documents like these: a sample of their passages, taught with twice the
-    text again and again until that gains little or `most_tokens` are reached. Nothing is published."""
+    text again and again until that gains little or `most_tokens` are reached. Nothing is published; audits of what
+    is taught from the same documents with the same recipe tell of it."""
     teaching = _Teaching(Lesson(path, "curve", None, recipe, seed, questions), home or home_folder(), watch)
     watch.stage("Opening the base model")
     engine = Engine(base if isinstance(base, Base) else bases.load(base))
@@ -162,7 +163,7 @@ def curve(
     run = _run_folder(
         teaching.home, teaching.corpus, teaching.recipe, None, engine.base, seed, name, teaching.asked
     )
-    return scaling.curve(
+    found = scaling.curve(
         run,
         teaching.passages(engine.base),
         engine,
@@ -173,6 +174,8 @@ def curve(
         questions=teaching.asked,
         watch=watch,
     )
+    scaling.keep(found, teaching.home, teaching.corpus.hash, engine.base.name, teaching.recipe.as_json())
+    return found
 
 
 def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
@@ -395,11 +398,13 @@ class Taught:
 
     @property
     def audit(self) -> Mapping[str, Any]:
-        """What the audit of the training text found, as JSON values. Raises NotFound where there was none."""
+        """What the audit of the training text found, as JSON values, and the curve of the same documents and recipe
+        where one was made. Raises NotFound where there was no audit."""
         report = self.version.details.get("audit")
         if not report or "covered" not in report:
             raise NotFound(f"{self.version} carries no audit: it was imported, or taught by an earlier build.")
-        return report
+        measured = scaling.kept(self.home, self.version.corpus_hash, self.version.base, self.version.recipe)
+        return {**report, "enough": {**report["enough"], **measured}}
 
     def audit_lines(self) -> list[str]:
         """The same in sentences."""

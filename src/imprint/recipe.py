@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imprint.errors import BadSetting
+from imprint.synthesis import KINDS
+from imprint.types import Generator
 
 LOCAL_MIX = {
     "questions": 7.0,
@@ -43,8 +45,9 @@ FULL_MIX = {
 """Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
+_SECTIONS = ("mix", "kinds", "writer", "judge")
 
-_S = TypeVar("_S", "Recipe", "WriterSettings")
+_S = TypeVar("_S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +75,20 @@ class WriterSettings:
     max_usd: float | None = None
     """What may be spent at most; None sets no limit."""
     judge: bool = False
-    """Whether this writer also judges each item against its passage."""
+    """Whether this writer also judges each item against its passage, where no other judge is named."""
 
     def __post_init__(self) -> None:
         if self.kind not in WRITERS:
             raise BadSetting(f"No writer '{self.kind}'. There are: {', '.join(WRITERS)}.")
         if self.kind == "endpoint" and not self.address.startswith(("http://", "https://")):
             raise BadSetting(
-                f"The writer at an endpoint needs its address, like http://127.0.0.1:8000/v1; got '{self.address}'."
+                f"A writer at an endpoint needs its address, like http://127.0.0.1:8000/v1; got '{self.address}'."
             )
         if self.kind != "local" and not self.model:
-            raise BadSetting("Name the model that writes: [writer] model = '...', or --writer-model.")
+            raise BadSetting(
+                "Name the model that writes or judges: model = '...' in [writer] or [judge], or --writer-model or "
+                "--judge-model."
+            )
         for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -104,6 +110,8 @@ class Recipe:
     mix: Mapping[str, float] | None = None
     """Kinds of synthesis with their shares of the training text; {'raw_text': 1} is the naive rival. None takes
     what the writer does well: LOCAL_MIX for the base in this process, FULL_MIX for any other."""
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of kinds of synthesis other than their own: {'questions': {'several': 8}}."""
     text_tokens: int | None = None
     """Training text to write, in tokens; None lets the budget decide."""
     audit: bool = True
@@ -130,8 +138,13 @@ class Recipe:
     """How often each example is met; None lets the budget decide."""
     writer: WriterSettings = field(default_factory=WriterSettings)
     """Who writes the training text."""
+    judge: WriterSettings | None = None
+    """Another writer, who judges each item that was written and reads its short answers again. None leaves the
+    reading to the writer."""
 
     def __post_init__(self) -> None:
+        if self.judge is not None and (self.writer.judge or self.judge.judge):
+            raise BadSetting("Say either [writer] judge = true, or who else judges, with its settings, in [judge].")
         checks = {
             "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,
@@ -146,6 +159,8 @@ class Recipe:
         for name, fine in checks.items():
             if not fine:
                 raise BadSetting(f"The recipe's {name} = {getattr(self, name)!r} is out of range.")
+        for name in self.kinds:
+            self.kind(name)
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -153,6 +168,14 @@ class Recipe:
         if self.mix is not None:
             return self.mix
         return LOCAL_MIX if self.writer.kind == "local" else FULL_MIX
+
+    def kind(self, name: str) -> Generator:
+        """The kind of synthesis of that name, with the recipe's settings for it. Raises BadSetting for a kind or a
+        setting that there is not."""
+        made = KINDS.get(name)
+        if made is None:
+            raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(KINDS)}.")
+        return _filled(made(), self.kinds.get(name, {}), f"[kinds.{name}] of the recipe", fixed=("name",))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
@@ -181,16 +204,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 def unknown_key(key: str, known: Collection[str], source: str) -> BadSetting:
     """The error for a key that is none, with the one that was probably meant."""
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known)}."
+    hint = f"Did you mean '{close[0]}'?" if close else f"It knows {', '.join(known) or 'none'}."
     return BadSetting(f"Unknown key '{key}' in {source}. {hint}")
 
 
 def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
-    """A recipe from plain values. [mix] and [writer] are sections of their own; others are for order's sake and
+    """A recipe from plain values. Those of _SECTIONS are sections of their own; others are for order's sake and
     mean nothing. `generators = [...]` is short for a mix of equal shares."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        own = key in ("mix", "writer") or not isinstance(value, Mapping)
+        own = key in _SECTIONS or not isinstance(value, Mapping)
         flat.update({key: value} if own else value)
     if "generators" in flat and "mix" in flat:
         raise BadSetting(f"{source} has both a mix and generators, which is short for one. Say one of them.")
@@ -198,19 +221,25 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
         flat["mix"] = _equal_shares(flat.pop("generators"), source)
     if flat.get("mix") is not None:
         flat["mix"] = _mix(flat["mix"], source)
-    if "writer" in flat:
-        writer = _table(flat["writer"], "writer", source)
-        flat["writer"] = _filled(WriterSettings(), writer, f"[writer] of {source}")
+    if "kinds" in flat:
+        kinds = _table(flat["kinds"], "kinds", source)
+        flat["kinds"] = {name: dict(_table(own, f"kinds.{name}", source)) for name, own in kinds.items()}
+    for key in ("writer", "judge"):
+        if flat.get(key) is not None:
+            flat[key] = _filled(WriterSettings(), _table(flat[key], key, source), f"[{key}] of {source}")
     return _filled(Recipe(), flat, source)
 
 
-def _filled(defaults: _S, values: Mapping[str, Any], source: str) -> _S:
-    fields = {f.name: f for f in dataclasses.fields(defaults)}
+def _filled(defaults: _S, values: Mapping[str, Any], source: str, *, fixed: Collection[str] = ()) -> _S:
+    """The dataclass with these values in place of its own; those of `fixed` are no settings."""
+    settings: Any = defaults
+    fields = {f.name: f for f in dataclasses.fields(settings) if f.name not in fixed}
     for key in values:
         if key not in fields:
             raise unknown_key(key, fields, source)
-    checked = {k: _typed(k, v, getattr(defaults, k), fields[k].type, source) for k, v in values.items()}
-    return dataclasses.replace(defaults, **checked)
+    checked = {k: _typed(k, v, getattr(settings, k), fields[k].type, source) for k, v in values.items()}
+    filled: _S = dataclasses.replace(settings, **checked)
+    return filled
 
 
 def _table(value: Any, key: str, source: str) -> Mapping[str, Any]:

@@ -1,6 +1,8 @@
 """Where a run keeps what it has made, so that a killed one loses nothing.
 
     plan.json        what was decided at the first start; never changed after
+    looked_over.json what should be seen in the documents before training
+    spent.json       what the writer and the judge cost so far
     draft.jsonl      all that was written, while questions are held out of it
     examples.jsonl   the training text, there once it is complete
     rows/            the same in tokens

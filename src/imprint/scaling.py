@@ -5,9 +5,12 @@ run goes on where it stopped. The rule that ends it stands in synthesis/enough.p
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from imprint import planner, stages, writing
 from imprint.engine import Engine
@@ -21,7 +24,7 @@ from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point, decide
 from imprint.synthesis.questions import Questions
 from imprint.training.sft import train
-from imprint.types import Passage, Score
+from imprint.types import Passage, Score, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
 
@@ -43,6 +46,22 @@ class Curve:
     """Tokens of these passages."""
     n: int
     """Questions asked at each size."""
+
+
+def keep(found: Curve, home: Path, corpus_hash: str, base: str, recipe: Mapping[str, Any]) -> None:
+    """Keeps a curve for the audits of what is taught from the same documents, with the same base and recipe."""
+    told = {"curve": [asdict(p) for p in found.points], "passages": found.passages, "questions": found.n}
+    RunFolder(home / "curves").write(_key(corpus_hash, base, recipe), told | asdict(found.decision))
+
+
+def kept(home: Path, corpus_hash: str, base: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit's report tells of the latest curve that was kept; nothing where there is none."""
+    found: dict[str, Any] | None = RunFolder(home / "curves").read(_key(corpus_hash, base, recipe))
+    return found or {}
+
+
+def _key(corpus_hash: str, base: str, recipe: Mapping[str, Any]) -> str:
+    return content_hash(corpus_hash, base, json.dumps(recipe, sort_keys=True))
 
 
 def curve(
@@ -86,9 +105,10 @@ def _questions(
         return kept[0]
     watch.stage("Writing questions to ask")
     writer = writing.writer_for(recipe, engine, watch)
+    reader = writing.judge_for(recipe, engine, watch) or writer
     by_id = {p.id: p for p in passages}
     made = Questions(in_sentences=0).examples(passages, writer, seed=_OTHER_SEED + seed)
-    found = list(Audit(passages=passages).pass_through(made, by_id, reader=writer))
+    found = list(Audit(passages=passages).pass_through(made, by_id, reader=reader))
     asked = hold_out(found, QUESTIONS, seed=seed, most=1.0)
     if not asked:
         raise NothingToTeach(

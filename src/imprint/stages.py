@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from imprint import adapters, planner, writing
@@ -71,8 +71,7 @@ def prepare(
     """Plans a teaching and writes its training text."""
     plan = planned(run, passages, engine, recipe, budget, watch)
     if budget is not None and budget.usd is not None:
-        most = min(budget.usd, recipe.writer.max_usd if recipe.writer.max_usd is not None else budget.usd)
-        recipe = replace(recipe, writer=replace(recipe.writer, max_usd=most))
+        recipe = writing.within(recipe, passages, budget.usd)
     taught = [passages[i] for i in plan.taught]
     began = time.monotonic()
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)

@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from imprint import synthesis
 from imprint.engine import Engine
-from imprint.errors import BadSetting, NothingToTeach, OverBudget
+from imprint.errors import NothingToTeach, OverBudget
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import Apart, hold_out
 from imprint.home import cache_folder
 from imprint.planner import Work
-from imprint.recipe import Recipe
+from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
 from imprint.skills import SKILLS, SkilledWriter
 from imprint.synthesis import mix
 from imprint.synthesis.audit import Audit, AuditSettings, against, look_over
 from imprint.synthesis.cloze import passage_askings
+from imprint.synthesis.faithful import Finding
 from imprint.synthesis.prompt_files import prompt_hashes
 from imprint.synthesis.raw_text import RawText
 from imprint.synthesis.safety import instructions_in
@@ -30,6 +30,7 @@ from imprint.types import Example, Generator, Passage, Prompt, Text, Writer, con
 from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
 from imprint.writers.local import LocalWriter
+from imprint.writers.spending import Spent
 
 CHARACTERS_A_TOKEN = 2.9
 """Of questions and answers with their conversation's marks, counted by the bundled base; of prose it is 4.3."""
@@ -45,13 +46,7 @@ HELD_OUT = 40
 
 def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
     """The recipe's kinds of synthesis with their shares. Raises BadSetting for one that there is not."""
-    made = []
-    for name, share in recipe.shares.items():
-        kind = synthesis.KINDS.get(name)
-        if kind is None:
-            raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(synthesis.KINDS)}.")
-        made.append((kind(), share))
-    return made
+    return [(recipe.kind(name), share) for name, share in recipe.shares.items()]
 
 
 def writer_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter:
@@ -62,6 +57,13 @@ def writer_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter:
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in writer.name)
         place = f"{name[:80]}-{content_hash(writer.name, recipe.writer.address)}"
     return CachedWriter(writer, cache_folder() / "writes" / f"{place}.jsonl")
+
+
+def judge_for(recipe: Recipe, engine: Engine, watch: Watch) -> CachedWriter | None:
+    """Who else judges what was written; None where nobody else is named."""
+    if recipe.judge is None:
+        return None
+    return writer_for(replace(recipe, writer=recipe.judge, judge=None), engine, watch)
 
 
 def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
@@ -92,19 +94,54 @@ def _writer(recipe: Recipe, engine: Engine, watch: Watch) -> Writer:
 
 
 def work(recipe: Recipe, passages: Sequence[Passage]) -> Work:
-    """What a writer has to do for each token of training text."""
+    """What the writer and the judge have to do for each token of training text."""
     characters = 100_000
     asked = mix.effort(kinds(recipe), passages, characters)
     tokens = characters / CHARACTERS_A_TOKEN
     read, written = (n / CHARACTERS_A_TOKEN for n in (asked.read_characters, asked.written_characters))
-    prices = recipe.writer
-    if prices.kind != "local":
-        # A server is sent the passage with each prompt, and once more for each answer that the audit reads again.
-        each = sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
-        read = max(read, asked.prompts * (each + 40)) + asked.prompts * (each + 20) * (2 if prices.judge else 1)
-        written += asked.prompts * 8 * (2 if prices.judge else 1)
-    usd = (read * prices.usd_per_million_in + written * prices.usd_per_million_out) / 1e6
+    if recipe.writer.kind != "local":  # a server is sent the passage with each prompt
+        read = max(read, asked.prompts * (_length(passages) + 40))
+    more_read, more_written = _checks(recipe, passages, asked.prompts)
+    usd = _usd(recipe.writer, read, written) + _usd(recipe.judge or recipe.writer, more_read, more_written)
+    read, written = read + more_read, written + more_written
     return Work(asked.prompts / tokens, read / tokens, written / tokens, usd / tokens)
+
+
+def _checks(recipe: Recipe, passages: Sequence[Passage], prompts: float) -> tuple[float, float]:
+    """Tokens that a server reads and writes to check what so many prompts brought: each short answer is read again,
+    and where somebody judges there is a verdict besides."""
+    checker = recipe.judge or recipe.writer
+    if checker.kind == "local":
+        return 0.0, 0.0
+    times = prompts * (2 if recipe.judge or checker.judge else 1)
+    return times * (_length(passages) + 20), times * 8
+
+
+def _length(passages: Sequence[Passage]) -> float:
+    """Tokens of a passage."""
+    return sum(len(p.text) for p in passages) / max(1, len(passages)) / CHARACTERS_A_TOKEN
+
+
+def _usd(prices: WriterSettings, read: float, written: float) -> float:
+    return (read * prices.usd_per_million_in + written * prices.usd_per_million_out) / 1e6
+
+
+def within(recipe: Recipe, passages: Sequence[Passage], usd: float) -> Recipe:
+    """The recipe whose writer and judge spend no more than so much together: each the part that it is planned to
+    need, and no more than its own max_usd."""
+    if recipe.judge is None:
+        return replace(recipe, writer=_at_most(recipe.writer, usd))
+    whole = work(recipe, passages)
+    judging = _usd(recipe.judge, *_checks(recipe, passages, whole.prompts)) / whole.usd if whole.usd else 0.5
+    writer, judge = _at_most(recipe.writer, usd * (1 - judging)), _at_most(recipe.judge, usd * judging)
+    return replace(recipe, writer=writer, judge=judge)
+
+
+def _at_most(settings: WriterSettings, usd: float) -> WriterSettings:
+    """The same with a hard limit, where it has prices."""
+    if not settings.usd_per_million_in + settings.usd_per_million_out:
+        return settings
+    return replace(settings, max_usd=usd if settings.max_usd is None else min(usd, settings.max_usd))
 
 
 def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, asked: Work) -> float:
@@ -113,7 +150,7 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, aske
     if not asked.prompts:
         return 1e9
     if recipe.writer.kind != "local":
-        return _TOKENS_A_SECOND * (recipe.writer.concurrency or _REQUESTS) / max(asked.written_tokens, 1e-9)
+        return _server_speed(recipe.writer, asked.written_tokens)
     safe = [p for p in passages if not instructions_in(p)] or list(passages)
     prompts = _prompts(recipe, safe[:: max(1, len(safe) // 6)][:6])
     if not prompts:
@@ -123,9 +160,19 @@ def text_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine, aske
     texts = writer.write(prompts, seed=0)
     seconds = time.monotonic() - began
     done = _load(sum(len(t.text) for p in prompts for t in p.turns), sum(len(t.text) for t in texts))
-    needed = _load(asked.read_tokens, asked.written_tokens) * CHARACTERS_A_TOKEN
+    read, written = _checks(recipe, passages, asked.prompts)  # which another does
+    needed = _load(asked.read_tokens - read, asked.written_tokens - written) * CHARACTERS_A_TOKEN
     # The audit reads answers again, and the last batches are half empty.
-    return 0.68 * done / seconds / needed
+    speed = 0.68 * done / seconds / needed
+    if recipe.judge is None or recipe.judge.kind == "local":
+        return speed
+    # The judge answers while the writer waits.
+    return 1 / (1 / speed + 1 / _server_speed(recipe.judge, 16 * asked.prompts))
+
+
+def _server_speed(server: WriterSettings, written_tokens: float) -> float:
+    """Tokens of training text a second, where each takes a server so many that it writes."""
+    return _TOKENS_A_SECOND * (server.concurrency or _REQUESTS) / max(written_tokens, 1e-9)
 
 
 def _load(read: float, written: float) -> float:
@@ -200,19 +247,19 @@ def write(
         run.drop_draft()
         return Written(report["examples"], report)
     watch.stage("Writing training text")
-    before = float((run.read("spent") or {}).get("usd", 0.0))
-    writer = writer_for(_with_what_is_left(recipe, before), engine, watch)
-    audit = _audit(recipe, passages, text_tokens, seed)
+    writer, judge, spending = _at_work(run, recipe, engine, watch)
+    audit = _audit(run, recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
     try:
-        made = _made(passages, recipe, writer, audit, text_tokens, seed, watch)
-        run.write_draft(_noting_what_is_spent(made, run, writer, before))
+        made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)
+        run.write_draft(spending.noted(made))
     finally:
-        if isinstance(writer.writer, Closing):
-            writer.writer.close()
+        for each in (writer, judge):
+            if each is not None and isinstance(each.writer, Closing):
+                each.writer.close()
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
-    count = run.write_examples(e for e in run.draft() if apart.keeps(e))
+    count = run.write_examples(audit.count_anew(_apart(run.draft(), apart, audit)))
     if not count:
         raise NothingToTeach(
             "Nothing could be written about these documents: they hold no sentence to ask about. "
@@ -224,6 +271,7 @@ def write(
         "examples": count,
         "too_like_held_out": apart.dropped,
         "writer": writer.name,
+        "judge": judge.name if judge else None,
         "prompts": prompt_hashes(tuple(recipe.shares)),
         "spent": run.read("spent"),
     }
@@ -233,18 +281,37 @@ def write(
     return Written(count, report)
 
 
-def _audit(recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
+def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[Example]:
+    """The examples that do not ask what is held out; others are noted as dropped."""
+    for example in examples:
+        if apart.keeps(example):
+            yield example
+        else:
+            audit.drop(example, Finding("held out", "asks what is held out"))
+
+
+def _audit(run: RunFolder, recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
     wanted = recipe.audit
     settings = AuditSettings(wanted, wanted, wanted, wanted, wanted)
     audit = Audit(settings, passages, planned_tokens=text_tokens, seed=seed)
-    audit.looked_over = look_over(passages)
+    audit.looked_over = _looked_over(run, passages)
     return audit
+
+
+def _looked_over(run: RunFolder, passages: Sequence[Passage]) -> dict[str, Any]:
+    """What look_over() finds in the passages, looked for once in a run: of many it takes minutes."""
+    found: dict[str, Any] | None = run.read("looked_over")
+    if found is None:
+        found = look_over(passages)
+        run.write("looked_over", found)
+    return found
 
 
 def _made(
     passages: Sequence[Passage],
     recipe: Recipe,
     writer: CachedWriter,
+    judge: CachedWriter | None,
     audit: Audit,
     text_tokens: int,
     seed: int,
@@ -254,10 +321,11 @@ def _made(
     characters = round(text_tokens * CHARACTERS_A_TOKEN)
     flagged = {row["passage"] for row in audit.looked_over["instructions"]} if recipe.audit else set()
     safe = [p for p in passages if p.id not in flagged]
+    judging = judge or (writer if recipe.writer.judge else None)
     told = 0
     try:
         for example in mix.mixed(
-            kinds(recipe), safe, writer, audit, characters=characters, seed=seed, judged=recipe.writer.judge
+            kinds(recipe), safe, writer, audit, characters=characters, seed=seed, reader=judge, judge=judging
         ):
             told += sum(len(t.text) for t in example.turns)
             watch.progress("tokens of text", min(told, characters) * text_tokens // characters, text_tokens, "")
@@ -268,31 +336,48 @@ def _made(
     yield from audit.pass_through(RawText().examples(strange, writer, seed=seed), {p.id: p for p in strange})
 
 
-def _with_what_is_left(recipe: Recipe, spent_usd: float) -> Recipe:
-    """A hard limit holds for all calls of a run together."""
-    limit = recipe.writer.max_usd
-    if limit is None or not spent_usd:
-        return recipe
-    return replace(recipe, writer=replace(recipe.writer, max_usd=max(0.0, limit - spent_usd)))
+def _at_work(
+    run: RunFolder, recipe: Recipe, engine: Engine, watch: Watch
+) -> tuple[CachedWriter, CachedWriter | None, _Spending]:
+    """The writer and the judge, each with what is left of its hard limit, which holds for all calls of a run."""
+    kept = run.read("spent") or {}
+    before = {"writer": Spent(**kept.get("writer", {})), "judge": Spent(**kept.get("judge", {}))}
+    left = replace(recipe, writer=_less(recipe.writer, before["writer"]))
+    if recipe.judge is not None:
+        left = replace(left, judge=_less(recipe.judge, before["judge"]))
+    writer, judge = writer_for(left, engine, watch), judge_for(left, engine, watch)
+    return writer, judge, _Spending(run, {"writer": writer, "judge": judge}, before)
 
 
-def _noting_what_is_spent(
-    examples: Iterator[Example], run: RunFolder, writer: CachedWriter, before_usd: float
-) -> Iterator[Example]:
-    """The examples; on the way, what the writer cost is written down, so that a kill does not forget it."""
+def _less(settings: WriterSettings, spent: Spent) -> WriterSettings:
+    limit = settings.max_usd
+    return settings if limit is None else replace(settings, max_usd=max(0.0, limit - spent.usd))
 
-    def note() -> None:
-        spent = getattr(writer.writer, "spent", None)
-        if spent is not None:
-            run.write("spent", asdict(spent) | {"usd": before_usd + spent.usd})
 
-    try:
-        for i, example in enumerate(examples):
-            if i % 64 == 0:
-                note()
-            yield example
-    finally:
-        note()
+@dataclass(frozen=True, slots=True)
+class _Spending:
+    """What the writer and the judge of a run cost."""
+
+    run: RunFolder
+    writers: Mapping[str, CachedWriter | None]
+    before: Mapping[str, Spent]
+    """In earlier calls."""
+
+    def noted(self, examples: Iterator[Example]) -> Iterator[Example]:
+        """The examples; on the way, what is spent is written down, so that a kill does not forget it."""
+        try:
+            for i, example in enumerate(examples):
+                if i % 64 == 0:
+                    self._note()
+                yield example
+        finally:
+            self._note()
+
+    def _note(self) -> None:
+        now = {n: getattr(w.writer, "spent", None) for n, w in self.writers.items() if w is not None}
+        rows = {n: asdict(self.before[n] + spent) for n, spent in now.items() if spent is not None}
+        if rows:
+            self.run.write("spent", rows | {"usd": sum(row["usd"] for row in rows.values())})
 
 
 def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
@@ -309,7 +394,7 @@ def _say_what_to_see(found: Mapping[str, Any], watch: Watch) -> None:
 
 
 def _say_summary(report: Mapping[str, Any], watch: Watch) -> None:
-    dropped = sum(row["dropped"] for row in report["counts"].values())
+    dropped = sum(row["dropped"] for row in report["counts"].values()) - report["too_like_held_out"]
     watch.say(
         f"{report['examples']:,} training examples; {dropped:,} dropped by the audit, "
         f"{report['too_like_held_out']:,} for asking what is held out; {report['untouched']} passages without any."

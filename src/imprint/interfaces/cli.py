@@ -155,6 +155,13 @@ def teach(
     writer_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that judges what the writer writes."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name at the judge's address.")
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell the plan (tokens, minutes, money) and stop; nothing is spent.")
     ] = False,
@@ -169,10 +176,13 @@ def teach(
 
     usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "seed": seed, "questions": questions}
     usual = {key: value for key, value in usual.items() if value is not None}
-    if writer is not None or writer_model is not None:
+    asked = {"writer": (writer, writer_model), "judge": (judge, judge_model)}
+    if any(word is not None for words in asked.values() for word in words):
         if jobs is not None:
-            raise BadInput("A job file names its writers in its recipes: leave out --writer, or name PATHs.")
-        usual["recipe"] = _with_writer(recipe, writer, writer_model)
+            raise BadInput(
+                "A job file names its writers in its recipes: leave out --writer and --judge, or name PATHs."
+            )
+        usual["recipe"] = _with_others(recipe, asked)
     lessons = _lessons(paths or [], names or [], jobs, usual)
     if estimate:
         with watching(_stderr()) as watch:
@@ -186,17 +196,21 @@ def teach(
     typer.echo(f"Now: imprint prove {first}, or imprint ask {first} 'a question'", err=True)
 
 
-def _with_writer(recipe: Path | None, address: str | None, model: str | None) -> Recipe:
-    """A recipe with another writer, or another model of its writer."""
+def _with_others(recipe: Path | None, asked: dict[str, tuple[str | None, str | None]]) -> Recipe:
+    """A recipe with another writer or judge, each an address and a model, or another model of its own."""
     from imprint import recipe as recipes
 
     settings = recipes.read_toml(recipe, "recipe") if recipe else {}
-    writer = dict(settings.get("writer", {}))
-    if address is not None:
-        writer |= {"kind": "endpoint", "address": address}
-    if model is not None:
-        writer |= {"model": model, "kind": writer.get("kind", "endpoint")}
-    return recipes.from_mapping(settings | {"writer": writer}, source=str(recipe or "the command line"))
+    for role, (address, model) in asked.items():
+        if address is None and model is None:
+            continue
+        named = dict(settings.get(role, {}))
+        if address is not None:
+            named |= {"kind": "endpoint", "address": address}
+        if model is not None:
+            named |= {"model": model, "kind": named.get("kind", "endpoint")}
+        settings |= {role: named}
+    return recipes.from_mapping(settings, source=str(recipe or "the command line"))
 
 
 def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:
@@ -320,8 +334,8 @@ def curve(
     """Find out how much training text is enough.
 
     A sample of the passages is taught with twice the text again and again, and asked the same held-out questions
-    each time, until two doublings in a row gain less than one point. Nothing is published. Killed, the same command
-    goes on where it stopped.
+    each time, until two doublings in a row gain less than one point. Nothing is published; `imprint audit` tells
+    of it for what is taught from the same documents. Killed, the same command goes on where it stopped.
     """
     from imprint.interfaces import tables
     from imprint.interfaces.progress import watching

@@ -239,7 +239,7 @@ def _row(table: Table, *cells: str, style: str = "") -> None:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items() if value not in (None, []))
+    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items() if value not in (None, [], {}))
 
 
 def _plain(value: Any) -> str:

@@ -14,7 +14,7 @@ from imprint.synthesis import contradictions
 from imprint.synthesis.coverage import Coverage
 from imprint.synthesis.diversity import NearDuplicates, Sample
 from imprint.synthesis.faithful import Finding, unsupported
-from imprint.synthesis.round_trip import judged, round_trip
+from imprint.synthesis.round_trip import is_short_answer, judged, may_be_judged, round_trip
 from imprint.synthesis.safety import Quotas, flagged, tokens
 from imprint.types import Example, Passage, Writer
 
@@ -24,6 +24,8 @@ _REASONS = 50
 """Dropped examples of which the reason is told."""
 _LISTED = 40
 """Passages and facts of each kind that a report lists."""
+CHECKED_BY = ("another writer", "its own writer", "rules alone")
+"""Who saw an example with its passage open, once it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +57,28 @@ class Audit:
     ) -> None:
         """`planned_tokens`: what the whole set is to have; without it there are no quotas."""
         self.settings = settings or AuditSettings()
-        self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.dropped_for: Counter[tuple[str, str]] = Counter()
         """By kind of synthesis and reason."""
         self.reasons: list[str] = []
         """One line for each of the first dropped examples: what was found in which text."""
-        self.passages_met: set[str] = set()
-        self.tokens = 0.0
-        self.coverage = Coverage()
-        self.sample = Sample(seed=seed)
         self.looked_over: dict[str, Any] = {}
         """What look_over() found in the passages, told in the report where it is given."""
-        known = list(passages)
-        self.coverage.meet(known)
-        wanted = self.settings.quotas and planned_tokens is not None and known
-        self.quotas = Quotas(known, planned_tokens or 0) if wanted else None
+        self._seed, self._planned_tokens = seed, planned_tokens
         self._seen: NearDuplicates | None = None
-        self._seed = seed
+        self._checks: dict[str, tuple[str, str]] = {}
+        """Names of the reader and the judge of each kind of synthesis; '' where there is none."""
+        self._count_from_nothing(list(passages))
+
+    def _count_from_nothing(self, passages: Sequence[Passage]) -> None:
+        self.kept: Counter[str] = Counter()
+        self.checked_by: Counter[str] = Counter()
+        """Of those kept, by CHECKED_BY."""
+        self.tokens = 0.0
+        self.coverage = Coverage(passages)
+        self.sample = Sample(seed=self._seed)
+        wanted = self.settings.quotas and self._planned_tokens is not None and passages
+        self.quotas = Quotas(passages, self._planned_tokens or 0) if wanted else None
 
     def pass_through(
         self,
@@ -96,27 +102,24 @@ class Audit:
             stream = judged(stream, passages, judge, seed=self._seed, drop=self.drop)
         if self.quotas is not None:
             stream = self._within_quotas(stream)
+        names = (
+            reader.name if wanted.round_trip and reader is not None else "",
+            judge.name if wanted.judged and judge is not None else "",
+        )
         for example in stream:
+            self._checks[example.generator] = names
             self._count(example)
             yield example
 
-    def faithful(self, examples: Iterable[Example], passages: Mapping[str, Passage]) -> Iterator[Example]:
-        """As pass_through(), with no filter but the check against the passages."""
-        self.coverage.meet(passages.values())
-        for example in self._faithful(examples, passages):
-            self._count(example)
-            yield example
-
-    def take_up(self, examples: Iterable[Example]) -> None:
-        """Counts examples that an earlier run let through, so that this one goes on where that was killed.
-
-        What that run dropped is not known any more, and is not counted."""
+    def count_anew(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples that are really taught of those let through; the report's counts, coverage and variety are
+        of them alone from here on."""
+        self._count_from_nothing(list(self.coverage.passages.values()))
         for example in examples:
-            if self.settings.near_duplicates:
-                self._near_duplicates.is_new(example)
             if self.quotas is not None:
                 self.quotas.add(example)
             self._count(example)
+            yield example
 
     def drop(self, example: Example, finding: Finding) -> None:
         """Notes that an example was held back, and why."""
@@ -131,15 +134,6 @@ class Audit:
         names = sorted({*self.kept, *self.dropped})
         return {n: {"kept": self.kept[n], "dropped": self.dropped[n]} for n in names}
 
-    def summary(self) -> str:
-        """What came of it in one sentence."""
-        reasons = _for_reason(self.dropped_for).most_common()
-        why = f" ({', '.join(f'{r} {n:,}' for r, n in reasons)})" if reasons else ""
-        return (
-            f"{self.kept.total():,} training examples; {self.dropped.total():,} dropped by the audit{why}; "
-            f"{len(self.coverage.untouched()):,} passages without any."
-        )
-
     def report(self) -> dict[str, Any]:
         """All that was found, as JSON values; lines() makes a text of it."""
         cover, variety = self.coverage, self.sample.variety()
@@ -149,6 +143,7 @@ class Audit:
             "reasons": dict(_for_reason(self.dropped_for).most_common()),
             "by_generator": _by_generator(self.dropped_for),
             "dropped": list(self.reasons),
+            "checked_by": {name: self.checked_by[name] for name in CHECKED_BY},
             "untouched": len(cover.untouched()),
             "covered": {
                 "share": {k: {**asdict(s), "value": s.value} for k, s in cover.share().items()},
@@ -194,10 +189,19 @@ class Audit:
 
     def _count(self, example: Example) -> None:
         self.kept[example.generator] += 1
-        self.passages_met.update(example.passages)
+        self.checked_by[self._checked_by(example)] += 1
         self.tokens += tokens(example)
         self.coverage.add(example)
         self.sample.add(example)
+
+    def _checked_by(self, example: Example) -> str:
+        reader, judge = self._checks.get(example.generator, ("", ""))
+        asked = {
+            reader if example.passages and is_short_answer(example) else "",
+            judge if may_be_judged(example) else "",
+        } - {""}
+        another, own, rules = CHECKED_BY
+        return another if asked - {example.writer} else own if asked else rules
 
     def _taken(self) -> dict[str, Any]:
         if self.quotas is None:
@@ -280,6 +284,9 @@ def _faithful_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{kept:,} of {kept + dropped:,} examples kept ({_percent(kept, kept + dropped)})."
     if report["reasons"]:
         yield "Dropped for: " + ", ".join(f"{r} {n:,}" for r, n in report["reasons"].items()) + "."
+    if "checked_by" in report:
+        told = (f"{who} {n:,}" for who, n in report["checked_by"].items())
+        yield f"Of those kept, read or judged once more by: {', '.join(told)}."
     off = [k for k, on in report["settings"].items() if not on]
     if off:
         yield f"Switched off: {', '.join(off)}."
@@ -345,6 +352,8 @@ def against(row: Mapping[str, Any]) -> str:
 def _enough_lines(report: Mapping[str, Any]) -> Iterator[str]:
     enough = report["enough"]
     yield f"{enough['examples']:,} examples, about {enough['tokens']:,} tokens."
+    if "curve" in enough:
+        yield f"Of {enough['passages']:,} passages, asked {enough['questions']:,} questions at each size:"
     for point in enough.get("curve", []):
         yield f"at {point['tokens']:,} tokens: {point['score']:.3f} ({point['low']:.3f} to {point['high']:.3f})"
     if enough.get("reason"):

@@ -31,6 +31,14 @@ KINDS = ("number", "date", "unit", "name", "negation")
 _KEPT = 4096
 """Passages whose facts are remembered; examples come passage by passage, so that few are asked for twice."""
 _CLAUSE = re.compile(r"[,;:()]\s+|\s+(?:and|but|while|although|whereas|because|which|who|that)\s+")
+_VERDICT = re.compile(r"^(?:No|Yes)[,:;]\s+")
+"""What an answer opens with denies no more than the sentence after it."""
+_LEANS = re.compile(
+    r"(?:if|unless|when|while|until|whether|once|not?|never|is|are|was|were|be|do|does|did|has|have|had|can(?:not)?|could|may"
+    r"|might|must|shall|should|will|would)\b",
+    re.IGNORECASE,
+)
+"""How clauses begin that state nothing by themselves: conditions, and what lost its subject."""
 _HEADING = re.compile(r"(?m)^[ \t]*#{1,6}[ \t].*$|\*\*[^*\n]+\*\*|^[^\n]{1,80}:[ \t]*$")
 _IN_FULL = {
     "US": ("united", "states", "america", "american"),
@@ -83,9 +91,7 @@ class Source:
         found = names(text)
         source.stems = {_root(n.text) for n in found}
         source.acronyms = set(_acronyms(text))
-        source.said = [
-            _said(part) for sentence in _sentences(passage.text) for part in (sentence, *_clauses(sentence))
-        ]
+        source.said = list(_stated(passage.text))
         return source
 
     def _note(self, number: Number, unit: str) -> None:
@@ -258,14 +264,27 @@ def _acronyms(text: str) -> Iterator[str]:
 
 
 def _strange_negations(text: str, source: Source) -> Iterator[Finding]:
-    """Statements that deny what the source affirms, or affirm what it denies, in nearly the same words."""
+    """Statements that deny what the source affirms, or affirm what it denies, in nearly the same words; of two
+    both must be the same."""
     for sentence in _sentences(text):
-        said, denied, soft = _said(sentence)
-        if len(said) < 3 or soft or sentence[-1] not in ".!":
-            continue  # a heading or a short answer states nothing by itself
-        alike = [(d, s) for words, d, s in source.said if len(words) >= 3 and _likeness(said, words) >= 0.7]
+        said, denied, soft = _said(_VERDICT.sub("", sentence))
+        if len(said) < 2 or soft or sentence[-1] not in ".!" or sentence[0].islower():
+            continue  # a heading, a short answer or the rest of a sentence states nothing by itself
+        if len(said) == 2:
+            alike = [(d, s) for words, d, s in source.said if words == said]
+        else:
+            alike = [(d, s) for words, d, s in source.said if len(words) >= 3 and _likeness(said, words) >= 0.7]
         if alike and not any(s or d % 2 == denied % 2 for d, s in alike):
             yield Finding("negation", sentence)
+
+
+def _stated(text: str) -> Iterator[tuple[frozenset[str], int, bool]]:
+    """Sentences and clauses that state something: no questions, and of the short ones none without its subject."""
+    for sentence in _sentences(text):
+        for part in (sentence, *_clauses(sentence)) if not sentence.endswith("?") else ():
+            said = _said(part)
+            if len(said[0]) > 2 or not _LEANS.match(part):
+                yield said
 
 
 def _said(text: str) -> tuple[frozenset[str], int, bool]:

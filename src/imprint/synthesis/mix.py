@@ -53,16 +53,17 @@ def mixed(
     *,
     characters: int,
     seed: int,
-    judged: bool = False,
+    reader: Writer | None = None,
+    judge: Writer | None = None,
 ) -> Iterator[Example]:
     """Audited examples of about so many characters in all, in the shares asked for.
 
-    `judged`: the writer also judges each item against its passages. Raises OverBudget where the writer does, once
-    the kinds that need no writer have had their turn."""
+    `reader`: who reads short answers again, the writer where it is None. Raises OverBudget where one of them does,
+    once the kinds that need no writer have had their turn."""
     if not passages:
         return
     parts = [_Part(kind, share, *_estimate(kind, passages)) for kind, share in kinds]
-    told = _Told(passages, {p.id: p for p in passages}, writer, audit, seed, judged)
+    told = _Told(passages, {p.id: p for p in passages}, writer, audit, seed, reader or writer, judge)
     stopped: OverBudget | None = None
     while live := [p for p in parts if not p.dry]:
         if characters - sum(p.told for p in parts) < _LEAST * characters:
@@ -125,7 +126,8 @@ class _Told:
     writer: Writer
     audit: Audit
     seed: int
-    judged: bool
+    reader: Writer
+    judge: Writer | None
 
     def round(self, part: _Part, wanted: float) -> Iterator[Example]:
         """One round of a kind over all passages, or over as many as it has room for."""
@@ -165,8 +167,9 @@ class _Told:
 
     def _audited(self, part: _Part, passages: Sequence[Passage], round_number: int) -> Iterator[Example]:
         made = part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number)
-        reader = self.writer if part.writes else None  # what rules make needs nobody to read it again
-        return self.audit.pass_through(made, self.by_id, reader=reader, judge=reader if self.judged else None)
+        if not part.writes:  # what rules make needs nobody to read it again
+            return self.audit.pass_through(made, self.by_id)
+        return self.audit.pass_through(made, self.by_id, reader=self.reader, judge=self.judge)
 
 
 def _some(passages: Sequence[Passage], fraction: float, key: str) -> Sequence[Passage]:

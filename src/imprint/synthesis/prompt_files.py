@@ -1,4 +1,5 @@
-"""The prompt texts, one file each: KIND.txt or KIND.PART.txt belongs to the kind of synthesis of that name."""
+"""The prompt texts, one file each: KIND.txt or KIND.PART.txt belongs to the kind of synthesis of that name, those
+of SHARED to all."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ import re
 from importlib import resources
 
 from imprint.types import content_hash
+
+SHARED = ("audit", "design", "skills")
+"""What every kind may use: how items are judged, in which forms texts are told, what the skills are asked."""
 
 
 @functools.cache
@@ -31,4 +35,4 @@ def prompt_hashes(kinds: tuple[str, ...]) -> dict[str, str]:
     """Content hashes of the prompt files of these kinds, and of those that all share: lineage."""
     folder = resources.files("imprint.synthesis").joinpath("prompts")
     names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".txt"))
-    return {n: content_hash(prompt_file(n)) for n in names if n.split(".")[0] in (*kinds, "design")}
+    return {n: content_hash(prompt_file(n)) for n in names if n.split(".")[0] in (*kinds, *SHARED)}

@@ -24,6 +24,10 @@ TOGETHER = 64
 _SHORT = 12
 """Words up to which an answer can be compared with another by its words."""
 
+READ_ALREADY = ("self_study/question",)
+"""Variants whose answer is itself what a reading of the passage gave: their writer, asked the same again, would say
+the same, right or wrong."""
+
 Drop = Callable[[Example, Finding], None]
 """Told of each example that is held back, and why."""
 
@@ -31,23 +35,35 @@ Drop = Callable[[Example, Finding], None]
 def round_trip(
     examples: Iterable[Example], passages: Mapping[str, Passage], reader: Writer, *, seed: int, drop: Drop
 ) -> Iterator[Example]:
-    """The examples whose short answers a reader of their passages gives too; others pass through."""
+    """The examples whose short answers a reader of their passages gives too; others pass through.
+
+    What its own writer read already it reads again below another passage, and has to find it anew."""
+    order = list(passages)
+    places = {passage_id: i for i, passage_id in enumerate(order)}
+
+    def text(example: Example) -> str:
+        if example.generator not in READ_ALREADY or example.writer != reader.name:
+            return _open(example, passages)
+        first = min(places[i] for i in example.passages)
+        beside = (i for i in order[max(0, first - 1) : first + 2] if i not in example.passages)
+        return "\n\n".join([*(shown(passages[i]) for i in beside)][:1] + [_open(example, passages)])
+
     for group in _groups(examples):
         asked = [e for e in group if is_short_answer(e) and _known(e, passages)]
-        prompts = [skills.read(_open(e, passages), e.turns[0].text) for e in asked]
-        try:
-            texts = reader.write(prompts, seed=seed) if prompts else []
-        except Unwritten as error:  # those that were not read are not known to be right
-            read = [(asked[i], text.text) for i, text in error.texts.items()]
-            yield from (e for e, again in read if agree(e.turns[1].text, again))
-            raise
-        answers = {id(e): t.text for e, t in zip(asked, texts, strict=True)}
+        prompts = [skills.read(text(e), e.turns[0].text) for e in asked]
+        texts, stopped = _written(reader, prompts, seed)
+        answers = {id(e): texts.get(i) for i, e in enumerate(asked)}
         for example in group:
-            again = answers.get(id(example))
-            if again is None or agree(example.turns[1].text, again):
+            if id(example) not in answers:
+                yield example
+            elif (again := answers[id(example)]) is None:
+                continue  # what was not read is not known to be right
+            elif agree(example.turns[1].text, again):
                 yield example
             else:
                 drop(example, Finding("round trip", f"read again: {again.strip()[:80] or 'nothing'}"))
+        if stopped is not None:
+            raise stopped
 
 
 def judged(
@@ -55,15 +71,21 @@ def judged(
 ) -> Iterator[Example]:
     """The examples that a stronger writer, asked yes or no, does not find unsupported by their passages."""
     for group in _groups(examples):
-        asked = [e for e in group if not _abstains(e) and _known(e, passages)]
+        asked = [e for e in group if may_be_judged(e) and _known(e, passages)]
         prompts = [judge_prompt(e, passages) for e in asked]
-        texts = judge.write(prompts, seed=seed) if prompts else []
-        refused = {id(e) for e, t in zip(asked, texts, strict=True) if says_no(t.text)}
+        texts, stopped = _written(judge, prompts, seed)
+        verdicts = {id(e): texts.get(i) for i, e in enumerate(asked)}
         for example in group:
-            if id(example) in refused:
+            if id(example) not in verdicts:
+                yield example
+            elif (verdict := verdicts[id(example)]) is None:
+                continue  # what was not judged is not known to be right
+            elif says_no(verdict):
                 drop(example, Finding("judged", f"{judge.name} says no"))
             else:
                 yield example
+        if stopped is not None:
+            raise stopped
 
 
 def judge_prompt(example: Example, passages: Mapping[str, Passage]) -> Prompt:
@@ -82,6 +104,11 @@ def says_no(text: str) -> bool:
 
 
 _DENIES = frozenset(("not", "no", "never", "none", "without", "cannot"))
+
+
+def may_be_judged(example: Example) -> bool:
+    """Whether an example states something that passages could support."""
+    return bool(example.passages) and not _abstains(example)
 
 
 def is_short_answer(example: Example) -> bool:
@@ -119,6 +146,15 @@ def answer_words(text: str) -> list[str]:
 
 def _within(some: Sequence[str], others: Sequence[str]) -> bool:
     return f" {' '.join(some)} " in f" {' '.join(others)} "
+
+
+def _written(writer: Writer, prompts: Sequence[Prompt], seed: int) -> tuple[dict[int, str], Unwritten | None]:
+    """The texts by the places of their prompts, and what stopped the writer before all were there."""
+    try:
+        texts = writer.write(prompts, seed=seed) if prompts else []
+    except Unwritten as error:
+        return {i: text.text for i, text in error.texts.items()}, error
+    return {i: text.text for i, text in enumerate(texts)}, None
 
 
 def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:

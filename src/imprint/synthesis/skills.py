@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from imprint.synthesis.prompt_files import filled
 from imprint.types import Prompt, Turn
 
 ABSTENTION = "Not in the text."
@@ -23,14 +24,14 @@ _LABEL = re.compile(r"^\s*(?:[-*•]\s+|\*\*|\(?\d{1,2}[.):]\s+|(?:Q|A|Question|
 def read(text: str, question: str, *, temperature: float = 0.0) -> Prompt:
     """The answer to a question in a few words of the text, or ABSTENTION."""
     turns = (Turn("user", f"{text}\n\n{question}"),)
-    hint = f"Answer in a few words taken from the text. If it does not say, answer: {ABSTENTION}"
+    hint = filled("skills.read_hint.txt", abstention=ABSTENTION)
     return Prompt(turns, max_tokens=ANSWER_TOKENS, temperature=temperature, skill="read", hint=hint)
 
 
 def ask(text: str, answer: str, *, begun: str = "", temperature: float = 0.0) -> Prompt:
     """A question about the text that this answer answers."""
     turns = (Turn("user", f"{text}\n\n{ask_words(answer)}"),)
-    hint = "Write the question alone. It must be understood without the text, and not give the answer away."
+    hint = filled("skills.ask_hint.txt")
     sampling: dict[str, Any] = {"max_tokens": QUESTION_TOKENS, "temperature": temperature, "stop": ("\n",)}
     return Prompt(turns, begun, **sampling, skill="ask", hint=hint)
 
@@ -38,23 +39,23 @@ def ask(text: str, answer: str, *, begun: str = "", temperature: float = 0.0) ->
 def ask_several(text: str, count: int, *, temperature: float = 0.0) -> Prompt:
     """Questions about the text with their answers, which pairs() takes apart."""
     turns = (Turn("user", f"{text}\n\n{ask_several_words(count)}"),)
-    hint = "One on a line: question | short answer in words of the text. Each must be understood without the text."
+    hint = filled("skills.ask_several_hint.txt")
     return Prompt(turns, max_tokens=30 * count, temperature=temperature, skill="ask", hint=hint)
 
 
 def restate(text: str, *, temperature: float = 0.0) -> Prompt:
     """The text in other words."""
-    turns = (Turn("user", f"{text}\n\nSay the same in other words."),)
+    turns = (Turn("user", f"{text}\n\n{filled('skills.restate.txt')}"),)
     room = 16 + round(len(text) / 2.6)
     return Prompt(turns, max_tokens=room, temperature=temperature, skill="restate")
 
 
 def ask_words(answer: str) -> str:
-    return f"Ask a question whose answer is: {answer}"
+    return filled("skills.ask.txt", answer=answer)
 
 
 def ask_several_words(count: int) -> str:
-    return f"Ask {count} questions, each with its answer."
+    return filled("skills.ask_several.txt", count=str(count))
 
 
 def pair_line(question: str, answer: str) -> str:
