@@ -368,11 +368,35 @@ def test_the_same_thing_of_two_documents_is_told_apart_by_their_titles() -> None
 
 def test_what_two_have_in_common_is_asked_and_a_text_told_of_both() -> None:
     text = "The Kestrel of Maren Tollifax in Pellivost and the Falcon of Idris Venquamp in Harlow are tents by weight and price."
-    made = multi(lambda p: "weigh some kilograms and cost some euros." if p.begun == "Both" else text, kind="both")
+    said = {"Both": "weigh some kilograms and cost some euros.", "": "Yes."}
+    made = multi(lambda p: said.get(p.begun, text), kind="both")
     assert made
     assert all("Acme" in e.turns[0].text and "Birds Ltd" in e.turns[0].text for e in made)
     assert all("Acme: Tents" in e.turns[0].text for e in multi(lambda _: text, kind="text"))
     assert not multi(lambda _: "The Kestrel of Maren Tollifax is sewn in Pellivost, as they say.", kind="text")
+
+
+@pytest.mark.parametrize(("written", "told"), [
+    ("weigh some kilograms and cost some euros.", "Both weigh some kilograms and cost some euros."),
+    ("weigh some kilograms for euros. The Falcon is sold in Harlow.", "Both weigh some kilograms for euros."),
+    ("weigh 3 kilograms and cost some euros.", ""),
+    ("are sewn by Maren Tollifax and cost euros.", ""),
+    ("are waterproof, light and easily folded tents.", ""),
+])  # fmt: skip
+def test_what_only_one_of_two_says_is_not_told_of_both(written: str, told: str) -> None:
+    said = {"Both": written, "": "Yes."}
+    assert {e.turns[1].text for e in multi(lambda p: said.get(p.begun, ""), kind="both")} == ({told} if told else set())
+
+
+@pytest.mark.parametrize("denied_by", [TENTS, BELLS])
+def test_each_side_is_asked_alone_whether_it_says_what_both_are_told_to_say(denied_by: str) -> None:
+    def answer(prompt: Prompt) -> str:
+        if prompt.begun == "Both":
+            return "weigh some kilograms and cost some euros."
+        return "No." if denied_by in asked(prompt) and not (prompt.begun or prompt.skill) else "Yes."
+
+    assert multi(lambda p: answer(p).replace("No", "Yes"), kind="both")
+    assert not multi(answer, kind="both")
 
 
 def test_neighbours_of_one_document_make_no_pair() -> None:
