@@ -176,11 +176,11 @@ def test_a_statement_is_said_again_with_its_numbers() -> None:
 # --- reversal ---------------------------------------------------------------------------------
 
 
-def reversal_items(question: str, answer: str) -> list[Example]:
+def reversal_items(question: str, answer: str, *others: Passage, seed: int = 0) -> list[Example]:
     def told(prompt: Prompt) -> str:
         return {"ask": question, "read": answer}.get(prompt.skill, "is what the Kestrel has. More of")
 
-    return list(Reversal().examples([TENT], Told(told), seed=0))
+    return list(Reversal().examples([TENT, *others], Told(told), seed=seed))
 
 
 def test_the_subject_is_asked_for() -> None:
@@ -197,6 +197,25 @@ def test_the_subject_is_asked_for() -> None:
 ])  # fmt: skip
 def test_a_question_that_does_not_lead_back_is_dropped(question: str, answer: str) -> None:
     assert not [e for e in reversal_items(question, answer) if e.generator == "reversal/question"]
+
+
+WEIGHS = "What has a weight of 3 kilograms?"
+
+
+def asked_of_tents(*others: Passage) -> set[str]:
+    made = [e for s in range(12) for e in reversal_items(WEIGHS, "the Kestrel", *others, seed=s)]
+    return {e.turns[0].text for e in made if e.turns[-1].text == "The Kestrel"}
+
+
+def test_what_another_thing_of_the_document_has_too_is_not_asked_for() -> None:
+    assert asked_of_tents() == {WEIGHS, f"Acme: Tents: {WEIGHS}"}
+    assert asked_of_tents(passage("It is light. The Kestrel weighs 3 kilograms. It weighs 3 kilograms.", start=500))
+    assert not asked_of_tents(passage("The Falcon weighs 3 kilograms.", start=500))
+    assert not asked_of_tents(passage("The weight of the Falcon is 3 kilograms.", start=500))
+
+
+def test_what_a_thing_of_another_document_has_too_is_asked_for_under_the_title() -> None:
+    assert asked_of_tents(passage("The Falcon weighs 3 kilograms.", "Birds", "d2")) == {f"Acme: Tents: {WEIGHS}"}
 
 
 def test_a_text_begins_with_the_value() -> None:

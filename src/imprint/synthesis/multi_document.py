@@ -291,7 +291,7 @@ def _compares(pair: _Pair, question: str) -> bool:
 
 
 def _of_both(text: str, pair: _Pair) -> str:
-    """The sentences of a text that each of the two may have said; '' where the first, which says 'both', is none."""
+    """The sentences of a text that each of the two may have said; '' where its first, which says 'both', is not."""
     told = [text[start:end] for start, end in sentences(text)]
     common = [s for s in told if all(_may_say(p, s, pair) for p in pair.both)]
     return " ".join(common) if common and common[0] == told[0] else ""
