@@ -52,6 +52,53 @@ def test_no_statement_has_a_number_or_a_name_that_its_sentence_has_not() -> None
         assert all(word.strip(".,").lower() in text.lower() for word in statement.text.split())
 
 
+PLANS = "Plan | Deductible | Copay\nPlus | $500 | 20 euros\nBasic | $2,000 | none"
+CELLS = ["Deductible of Plus: $500", "Copay of Plus: 20 euros", "Deductible of Basic: $2,000", "Copay of Basic: none"]
+
+
+@pytest.mark.parametrize(
+    ("table", "cells"),
+    [
+        (PLANS, CELLS),
+        ("| Plan | Cover |\n|---|:--|\n| Plus | Glasses. Teeth. |", ["Cover of Plus: Glasses. Teeth."]),
+        ("Item | 2023 | 2022\nNet sales | 32,765 | 31,657", ["Net sales, 2023: 32,765", "Net sales, 2022: 31,657"]),
+        ("2023 | 2022\nNet sales | 32,765 | 31,657", []),  # a corner without a word is not told from one left out
+        ("Ana | Sales | Rome\nTom | Accounts | Oslo", []),  # no head
+        ("Acme | $500 | $20\nBirds | $900 | $10", []),
+        ("Acme | 1987\nBirds | 1990", []),
+        ("Plan | Copay\nPlus | $20\nPlus | $30", []),  # which of them?
+        ("Plan | Copay\nPlus | $20 | $5\nBasic | -", []),
+        ("Plan | Copay\n1 | $20\n2 | $30", []),
+        ("Plan | Copay\n\nPlus | $20", []),
+    ],
+)
+def test_a_cell_of_a_table_is_told_under_its_column_and_its_row(table: str, cells: list[str]) -> None:
+    said = [s for s in statements(passage(f"The plans differ.\n\n{table}\n\nThe shop is open.")) if s.cell]
+    assert [s.text for s in said] == cells
+    assert all(s.text[s.cell :] in table for s in said)
+
+
+def test_a_cell_is_asked_for_and_nothing_else_of_its_row() -> None:
+    found = [(a.words, a.answer, a.echo) for s in statements(passage(PLANS)) for a in askings(s)]
+    assert found[:2] == [
+        ("how much", "$500", "Deductible of Plus: how much"),
+        ("how many euros", "20 euros", "Copay of Plus: how many euros"),
+    ]
+    assert [answer for _, answer, _ in found] == ["$500", "20 euros", "$2,000", "none"]
+
+
+def test_a_row_finds_the_head_of_its_table_before_the_passage() -> None:
+    row = "Basic | $2,000 | none"
+    cut = Passage("d1", PLANS.index(row), len(PLANS), row, "Acme", whole=PLANS)
+    assert [s.text for s in statements(cut)] == CELLS[2:]
+    assert not statements(passage(row))
+
+
+def test_of_a_row_cut_short_nothing_is_told() -> None:
+    cut = Passage("d1", 0, len(PLANS) - 5, PLANS[:-5], "Acme", whole=PLANS)
+    assert [s.text for s in statements(cut)] == CELLS[:2]
+
+
 def test_headings_lists_and_short_lines_make_no_odd_statement() -> None:
     text = "# Leave\n\nHelmets show who is who:\n\n- Casters wear yellow helmets.\n- Go.\n"
     assert [s.text for s in statements(passage(text))] == ["Casters wear yellow helmets."]
