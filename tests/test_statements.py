@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from imprint.documents.records import read_table
+from imprint.documents.webpage import read_html
 from imprint.synthesis.statements import Asking, Statement, askings, split, statements
 from imprint.types import Passage
 
@@ -76,6 +78,29 @@ def test_a_cell_of_a_table_is_told_under_its_column_and_its_row(table: str, cell
     said = [s for s in statements(passage(f"The plans differ.\n\n{table}\n\nThe shop is open.")) if s.cell]
     assert [s.text for s in said] == cells
     assert all(s.text[s.cell :] in table for s in said)
+
+
+@pytest.mark.parametrize(
+    ("records", "cells"),
+    [
+        ("Plan: Plus; Copay: $20\n\nPlan: Basic; Copay: $30", ["Copay of Plus: $20", "Copay of Basic: $30"]),
+        ("Plan: Plus; For: men; women; Ages: all\n\nPlan: Basic; For: men", ["For of Plus: men; women; Ages: all", "For of Basic: men"]),
+        ("Plan: Plus; Copay: $20\n\nPlan: Plus; Copay: $30", []),  # which of them?
+        ("Plan: 1; Copay: $20\n\nPlan: 2; Copay: $30", []),
+        ("Note: the shop is shut; see: the list of all shops.", []),
+        ("Bread.\n\nOf: rye; Time: 5 hours\n\nBuns.\n\nOf: oats; Time: 9 hours", []),
+        ("Plan: Plus; : 1; : 2\n\nPlan: Basic; : 3", []),
+    ],
+)
+def test_a_field_of_a_record_is_told_under_its_name_and_its_first_field(records: str, cells: list[str]) -> None:
+    assert [s.text for s in statements(passage(records)) if s.cell] == cells
+
+
+def test_tables_are_read_as_the_loaders_write_them() -> None:
+    csv = read_table(b"Plan,Deductible,Copay\nPlus,$500,20 euros\nBasic,\"$2,000\",none\n", "plans.csv").text
+    assert [s.text for s in statements(passage(csv))] == CELLS
+    web = "<table><tr><th>Plan<th>Deductible<th>Copay<tr><td>Plus<td>$500<td>20 euros<tr><td>Basic<td>$2,000<td>none</table>"
+    assert [s.text for s in statements(passage(read_html(web.encode(), "plans.html").text))] == CELLS
 
 
 def test_a_cell_is_asked_for_and_nothing_else_of_its_row() -> None:

@@ -6,13 +6,12 @@ A table's cell is a statement too, under its column and its row: 'Deductible of 
 
 from __future__ import annotations
 
-import functools
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imprint.documents import sentences
+from imprint.synthesis.cells import rows
 from imprint.types import Passage
 
 _AUXILIARIES = frozenset(
@@ -58,9 +57,6 @@ _THINGS = 3
 """Phrases, beside numbers, times, names and the subject, that one statement is asked for at most."""
 _LABELLED = re.compile(r"(?<=\s)(?:extension|room|number|page|form|code|gate|line|level|phase) $")
 _WORD = re.compile(r"\S+")
-_RULE = re.compile(r":?-+:?")
-_YEAR = re.compile(r"(?:FY ?)?(?:19|20)\d\d")
-_AMOUNT = re.compile(r"[-+(]*[$€£]? ?\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +103,14 @@ class Asking:
 def statements(passage: Passage) -> list[Statement]:
     """The sentences of a passage, each followed by the simple statements it was split into; cells of its tables."""
     found: list[Statement] = []
-    rows, first = (_rows(passage.whole), passage.start) if passage.whole else (_rows(passage.text), 0)
+    told, first = (rows(passage.whole), passage.start) if passage.whole else (rows(passage.text), 0)
     row_end = 0
     for start, end in sentences(passage.text):
-        row = rows.get(first + start)
+        row = told.get(first + start)
         if row and start + row.characters <= len(passage.text):
             row_end = start + row.characters
             # No sentence of the document: nobody is to recite it.
-            found += [Statement(text, passage, f"{text}.", cell) for text, cell in row.said]
+            found += [Statement(text, passage, f"{text}.", value) for text, value in row.said]
         if start < row_end:
             continue
         whole = _MARKER.sub("", " ".join(passage.text[start:end].split())).strip()
@@ -123,73 +119,6 @@ def statements(passage: Passage) -> list[Statement]:
         parts = [part for part in split(whole) if part != whole]
         found += [Statement(text, passage, whole) for text in [*parts, whole]]
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of a table."""
-
-    characters: int
-    cells: tuple[str, ...]
-    said: tuple[tuple[str, int], ...] = ()
-    """What each cell says under its column, with where its value begins."""
-
-
-@functools.lru_cache(maxsize=16)
-def _rows(text: str) -> Mapping[int, _Row]:
-    """The rows of a text's tables by where they begin; a passage's table may have its head before the passage."""
-    found: dict[int, _Row] = {}
-    table: dict[int, _Row] = {}
-    start = 0
-    for line in [*text.split("\n"), ""] if "|" in text else ():
-        bare = line.strip()
-        cells = tuple(" ".join(c.split()) for c in bare.removeprefix("|").removesuffix("|").split("|"))
-        if len(cells) > 1:
-            table[start + line.index(bare)] = _Row(len(bare), cells)
-        elif table:
-            found |= _told(table)
-            table = {}
-        start += len(line) + 1
-    return found
-
-
-def _told(table: Mapping[int, _Row]) -> dict[int, _Row]:
-    """The rows with what their cells say. None of a table whose first line may be no head, nor one that has not as
-    many cells as the head; one that is called as another is says nothing."""
-    head, *rows = [row.cells for row in table.values()]
-    if not _is_head(head, rows):
-        return {}
-    things = Counter(cells[0] for cells in rows)
-    found: dict[int, _Row] = {}
-    for start, row in table.items():
-        thing, *values = row.cells
-        if len(row.cells) != len(head):
-            continue
-        said: list[tuple[str, int]] = []
-        if row.cells != head and things[thing] == 1 and re.search(r"[^\W\d_]", thing):
-            for column, value in zip(head[1:], values, strict=True):
-                label = f"{column} of {thing}: " if column[0].isalpha() else f"{thing}, {column}: "
-                said += [(label + value, len(label))] if re.search(r"\w", value) else []
-        found[start] = _Row(row.characters, row.cells, tuple(said))
-    return found
-
-
-def _is_head(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a table's first line names its columns: a rule stands under it, it names years, or a column of
-    numbers does not begin with one."""
-    columns = head[1:]
-    if not rows or not all(columns) or len(set(columns)) < len(columns) or max(map(len, columns)) > _LONG:
-        return False
-    if all(_RULE.fullmatch(cell) for cell in rows[0]):
-        return True
-    whole = [cells for cells in rows if len(cells) == len(head)]
-    below = [[cell for cell in cells if cell] for cells in zip(*(cells[1:] for cells in whole), strict=True)]
-    if all(_YEAR.fullmatch(column) for column in columns):
-        return not all(_YEAR.fullmatch(cell) for cells in below for cell in cells)
-    return any(
-        not _AMOUNT.match(column) and cells and all(map(_AMOUNT.match, cells))
-        for column, cells in zip(columns, below, strict=False)
-    )
 
 
 def split(sentence: str) -> list[str]:
