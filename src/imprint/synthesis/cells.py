@@ -32,7 +32,7 @@ class Row:
     said: tuple[Said, ...]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def rows(text: str) -> Mapping[int, Row]:
     """The rows of a text's tables, by where they begin; a head says nothing."""
     found: dict[int, Row] = {}
