@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from imprint.documents.records import read_table
+from imprint.documents.webpage import read_html
 from imprint.synthesis.statements import Asking, Statement, askings, split, statements
 from imprint.types import Passage
 
@@ -50,6 +52,76 @@ def test_no_statement_has_a_number_or_a_name_that_its_sentence_has_not() -> None
     for statement in statements(passage(text)):
         assert statement.whole == text
         assert all(word.strip(".,").lower() in text.lower() for word in statement.text.split())
+
+
+PLANS = "Plan | Deductible | Copay\nPlus | $500 | 20 euros\nBasic | $2,000 | none"
+CELLS = ["Deductible of Plus: $500", "Copay of Plus: 20 euros", "Deductible of Basic: $2,000", "Copay of Basic: none"]
+
+
+@pytest.mark.parametrize(
+    ("table", "cells"),
+    [
+        (PLANS, CELLS),
+        ("| Plan | Cover |\n|---|:--|\n| Plus | Glasses. Teeth. |", ["Cover of Plus: Glasses. Teeth."]),
+        ("Item | 2023 | 2022\nNet sales | 32,765 | 31,657", ["Net sales, 2023: 32,765", "Net sales, 2022: 31,657"]),
+        ("2023 | 2022\nNet sales | 32,765 | 31,657", []),  # a corner without a word is not told from one left out
+        ("Ana | Sales | Rome\nTom | Accounts | Oslo", []),  # no head
+        ("Acme | $500 | $20\nBirds | $900 | $10", []),
+        ("Acme | 1987\nBirds | 1990", []),
+        ("Plan | Copay\nPlus | $20\nPlus | $30", []),  # which of them?
+        ("Plan | Copay\nPlus | $20 | $5\nBasic | -", []),
+        ("Plan | Copay\n1 | $20\n2 | $30", []),
+        ("Plan | Copay\n\nPlus | $20", []),
+    ],
+)
+def test_a_cell_of_a_table_is_told_under_its_column_and_its_row(table: str, cells: list[str]) -> None:
+    said = [s for s in statements(passage(f"The plans differ.\n\n{table}\n\nThe shop is open.")) if s.cell]
+    assert [s.text for s in said] == cells
+    assert all(s.text[s.cell :] in table for s in said)
+
+
+@pytest.mark.parametrize(
+    ("records", "cells"),
+    [
+        ("Plan: Plus; Copay: $20\n\nPlan: Basic; Copay: $30", ["Copay of Plus: $20", "Copay of Basic: $30"]),
+        ("Plan: Plus; For: men; women; Ages: all\n\nPlan: Basic; For: men", ["For of Plus: men; women; Ages: all", "For of Basic: men"]),
+        ("Plan: Plus; Copay: $20\n\nPlan: Plus; Copay: $30", []),  # which of them?
+        ("Plan: 1; Copay: $20\n\nPlan: 2; Copay: $30", []),
+        ("Note: the shop is shut; see: the list of all shops.", []),
+        ("Bread.\n\nOf: rye; Time: 5 hours\n\nBuns.\n\nOf: oats; Time: 9 hours", []),
+        ("Plan: Plus; : 1; : 2\n\nPlan: Basic; : 3", []),
+    ],
+)
+def test_a_field_of_a_record_is_told_under_its_name_and_its_first_field(records: str, cells: list[str]) -> None:
+    assert [s.text for s in statements(passage(records)) if s.cell] == cells
+
+
+def test_tables_are_read_as_the_loaders_write_them() -> None:
+    csv = read_table(b"Plan,Deductible,Copay\nPlus,$500,20 euros\nBasic,\"$2,000\",none\n", "plans.csv").text
+    assert [s.text for s in statements(passage(csv))] == CELLS
+    web = "<table><tr><th>Plan<th>Deductible<th>Copay<tr><td>Plus<td>$500<td>20 euros<tr><td>Basic<td>$2,000<td>none</table>"
+    assert [s.text for s in statements(passage(read_html(web.encode(), "plans.html").text))] == CELLS
+
+
+def test_a_cell_is_asked_for_and_nothing_else_of_its_row() -> None:
+    found = [(a.words, a.answer, a.echo) for s in statements(passage(PLANS)) for a in askings(s)]
+    assert found[:2] == [
+        ("how much", "$500", "Deductible of Plus: how much"),
+        ("how many euros", "20 euros", "Copay of Plus: how many euros"),
+    ]
+    assert [answer for _, answer, _ in found] == ["$500", "20 euros", "$2,000", "none"]
+
+
+def test_a_row_finds_the_head_of_its_table_before_the_passage() -> None:
+    row = "Basic | $2,000 | none"
+    cut = Passage("d1", PLANS.index(row), len(PLANS), row, "Acme", whole=PLANS)
+    assert [s.text for s in statements(cut)] == CELLS[2:]
+    assert not statements(passage(row))
+
+
+def test_of_a_row_cut_short_nothing_is_told() -> None:
+    cut = Passage("d1", 0, len(PLANS) - 5, PLANS[:-5], "Acme", whole=PLANS)
+    assert [s.text for s in statements(cut)] == CELLS[:2]
 
 
 def test_headings_lists_and_short_lines_make_no_odd_statement() -> None:

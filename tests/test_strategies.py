@@ -21,7 +21,7 @@ from imprint.synthesis.prose import prose
 from imprint.synthesis.self_edit import SelfEdit
 from imprint.synthesis.self_study import FAMILIES, SelfStudy, as_request
 from imprint.synthesis.summaries import Summaries
-from imprint.types import Example, Generator, Passage, Prompt, Turn
+from imprint.types import Example, Generator, Passage, Prompt, Text, Turn
 from scholar import PASSAGES, SHORT, TEXTS, TITLE, Scholar, about, passage, scholar
 
 KINDS: list[Callable[[], Generator]] = [EntiGraph, ActiveReading, SelfStudy, Summaries, SelfEdit, Focal]
@@ -407,6 +407,21 @@ def test_a_long_document_is_summed_up_in_stretches() -> None:
     assert len(parts) == 10 + 3 + 1
     assert all(len(p.turns[-1].text.partition("</text>")[0].splitlines()) <= 1 + 4 for p in parts)
     assert sum(e.generator == "summaries/document" for e in examples) == 1
+
+
+def test_documents_are_summed_up_together() -> None:
+    class Counting(Scholar):
+        calls = 0
+
+        def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+            self.calls += 1
+            return super().write(prompts, seed=seed)
+
+    writer = Counting(lambda p: f"the halls from {re.findall(r'[0-9]+', about(p)[0])[0]} on are told of here.")
+    many = [passage(f"Hall {i} is near the gate.", i, f"d{i // 6}") for i in range(48)]
+    examples = made(Summaries(lines_at_once=4), many, writer=writer)
+    assert sum(e.generator == "summaries/document" for e in examples) > 4
+    assert writer.calls == 1 + 1 + 1  # the passages, stretches of their sentences, the documents
 
 
 def test_documents_may_be_mixed() -> None:

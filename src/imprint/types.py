@@ -60,6 +60,8 @@ class Passage:
     heading: str = ""
     """The headings above it, outermost first, joined by ' > '."""
     page: int | None = None
+    whole: str = field(default="", repr=False, compare=False)
+    """The text of its document, where that is known: what it does not say cannot be told from a part of it."""
 
     @property
     def id(self) -> str:

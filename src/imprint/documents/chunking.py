@@ -43,6 +43,7 @@ def split(
             title=document.title,
             heading=section.heading,
             page=document.page_at(start),
+            whole=document.text,
         )
         for section in _sections(document)
         for start, end in _spans(document.text, section, cutters, max_tokens, count)

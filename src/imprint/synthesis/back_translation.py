@@ -1,26 +1,33 @@
 """From a person's own texts to the requests they answer, so that a style and a field's own terms are learnt.
 
 After instruction back-translation (arXiv 2308.06259): the writer sees a text and says what was asked for; what is
-learnt is the text itself, word for word, as the answer to that request. Beside it, terms that a text explains."""
+learnt is the text itself, word for word, as the answer to that request: a letter as a whole, a longer text passage
+by passage. Beside it, terms that a text explains."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imprint.documents import sentences
 from imprint.errors import BadSetting
 from imprint.synthesis.cloze import RULES, titled
-from imprint.synthesis.facts import dealt, key_words, read_characters, stems
-from imprint.synthesis.forms import exchange, groups, shown
+from imprint.synthesis.facts import by_document, dealt, key_words, read_characters, stems
+from imprint.synthesis.faithful import unsupported
+from imprint.synthesis.forms import exchange, groups, reading, shown
 from imprint.synthesis.prompt_files import filled, prompt_lines
 from imprint.synthesis.prose import continued
+from imprint.synthesis.safety import instructions_in
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 _SHORTEST = 12
 """Words below which a passage is no text that anybody would ask for."""
+_LETTER = 2500
+"""Characters up to which a document is one answer."""
+_COVERED = 0.7
+"""Share of a document's characters that must be taught for it to be one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +49,20 @@ class BackTranslation:
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Items of one round, group by group."""
-        for group in groups(passages):
-            texts = [p for p in group if len(p.text.split()) >= _SHORTEST]
-            prompts = [self.prompt(p, seed) for p in texts]
+        for group in groups([t for own in by_document(passages) for t in _texts(own)]):
+            answers = [(own, text) for own, text in group if len(text.text.split()) >= _SHORTEST]
+            prompts = [self.prompt(text, seed) for _, text in answers]
             written = writer.write(prompts, seed=seed) if prompts else []
-            for passage, prompt, text in zip(texts, prompts, written, strict=True):
+            for (own, answer), prompt, text in zip(answers, prompts, written, strict=True):
                 request = _one_request(continued(prompt, text.text))
-                if _asks_for(request, prompt.begun, passage):
-                    asked = self._styled(request, passage, seed)
-                    yield exchange([passage], asked, passage.text, f"{self.name}/request", writer.name)
-            for passage in group:
+                if _asks_for(request, prompt.begun, answer):
+                    asked = self._styled(request, answer, seed)
+                    yield exchange(own, asked, answer.text, f"{self.name}/request", writer.name)
+            for passage in (p for own, _ in group for p in own):
                 yield from self._terms(passage, seed)
 
     def effort(self, passage: Passage) -> Effort:
+        """As if it were asked for by itself; of a letter there are fewer prompts than passages."""
         terms = sum(len(answer) + 40 for _, answer in explained(passage)[: self.terms])
         if len(passage.text.split()) < _SHORTEST:
             return Effort(taught_characters=terms)
@@ -88,6 +96,37 @@ class BackTranslation:
             question = dealt(questions, 1, key=f"{key}:{term}", seed=seed)[0].replace("{term}", term)
             question = titled(question, passage) if seed % 2 else question
             yield exchange([passage], question, answer, f"{self.name}/term", RULES)
+
+
+# --- letters ----------------------------------------------------------------------------------
+
+
+def _texts(own: Sequence[Passage]) -> list[tuple[list[Passage], Passage]]:
+    """What of a document is an answer, with the passages in it: all of it where it is short, else each passage."""
+    letter = _letter(sorted(own, key=lambda p: p.start))
+    return [(list(own), letter)] if letter else [([p], p) for p in own]
+
+
+def _letter(own: Sequence[Passage]) -> Passage | None:
+    """A short document in one; None where it is long, or much of it is not among the passages.
+
+    Lines set aside since others repeat them are in it where the passages bear them out: what the audit finds in no
+    passage would cost the whole letter."""
+    whole = own[0].whole.rstrip()
+    if not 0 < len(whole) <= _LETTER or sum(len(p.text) for p in own) < _COVERED * len(whole):
+        return None
+    text, at = "", 0
+    for passage in own:
+        text += f"{_between(whole[at : passage.start], own)}{passage.text}"
+        at = passage.end
+    text = f"{text}{_between(whole[at:], own)}".strip()
+    letter = replace(own[0], start=0, end=len(whole), text=text, heading="")
+    return None if instructions_in(letter) else letter
+
+
+def _between(gap: str, own: Sequence[Passage]) -> str:
+    is_borne_out = not gap.strip() or not unsupported(reading(own, gap, "", ""), own)
+    return gap if is_borne_out else "\n\n"
 
 
 # --- requests ---------------------------------------------------------------------------------

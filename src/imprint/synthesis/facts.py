@@ -29,6 +29,7 @@ _LEANING = frozenset(
     "Also Then Thus Next First Second Third Below Above However Therefore Moreover Furthermore "
     "Further Similarly Instead".split()
 )
+_JOINTS = re.compile(r"['’-]")
 _STEM = 5
 """Letters by which words count as the same: 'insure' and 'insurance'."""
 
@@ -146,13 +147,16 @@ class Concordance:
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = passages
         self._places: dict[str, array[int]] = {}
+        self._of: dict[str, array[int]] = {}
         for i, passage in enumerate(passages):
-            for stem in stems(f"{passage.title} {passage.heading} {passage.text}"):
+            self._of.setdefault(passage.document_id, array("I")).append(i)
+            text = f"{passage.title} {passage.heading} {passage.text}"
+            for stem in stems(text) | stems(_JOINTS.sub(" ", text)):
                 self._places.setdefault(stem, array("I")).append(i)
 
     def together(self, text: str) -> set[int]:
         """The passages in which all words of a text stand."""
-        places = sorted((self._places.get(stem, array("I")) for stem in stems(text)), key=len)
+        places = sorted(map(self._at, stems(text)), key=len)
         if not places:
             return set()
         common = set(places[0])
@@ -162,18 +166,40 @@ class Concordance:
             common &= set(more)
         return common
 
+    def telling(self, thing: str, said: str) -> Iterator[Passage]:
+        """The passages that name a thing and have at least half of the other words said of it."""
+        named = stems(thing)
+        asked = stems(said) - named
+        for i in self._near(named, asked):
+            if not all(self._stands(stem, i) for stem in named):
+                continue
+            if 2 * sum(self._stands(stem, i) for stem in asked) >= len(asked):
+                yield self._passages[i]
+
     def may_tell(self, thing: str, said: str, document_id: str) -> bool:
         """Whether some passage could tell this of the thing: one that names it and has half of the other words,
         or one of its own document that has them all."""
         asked = stems(said) - stems(thing)
-        if not asked:
+        if not asked or next(self.telling(thing, said), None) is not None:
             return True
-        for i in self.together(thing):
-            if 2 * sum(self._stands(stem, i) for stem in asked) >= len(asked):
-                return True
-        return any(self._passages[i].document_id == document_id for i in self.together(" ".join(asked)))
+        own = self._of.get(document_id, array("I"))
+        shortest = min(own, *map(self._at, asked), key=len)
+        return any(
+            self._passages[i].document_id == document_id and all(self._stands(stem, i) for stem in asked)
+            for i in shortest
+        )
+
+    def _near(self, named: set[str], asked: set[str]) -> list[int]:
+        """The fewest passages to look at: those with the rarest word of the thing, or with one of the rarer words
+        said of it. Who has half of them has one of the rarer half."""
+        rarer = sorted(map(self._at, asked), key=len)[: len(asked) // 2 + 1]
+        ways = [[self._at(stem)] for stem in named] + ([rarer] if asked else [])
+        return sorted(set[int]().union(*min(ways, key=lambda way: sum(map(len, way)), default=[])))
+
+    def _at(self, stem: str) -> array[int]:
+        return self._places.get(stem, array("I"))
 
     def _stands(self, stem: str, i: int) -> bool:
-        places = self._places.get(stem, array("I"))
+        places = self._at(stem)
         at = bisect_left(places, i)
         return at < len(places) and places[at] == i

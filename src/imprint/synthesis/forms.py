@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from imprint.types import Example, Passage, Turn
 
@@ -11,10 +12,13 @@ TOGETHER = 64
 """Passages written about in one call: batches are full, and a kill loses little."""
 
 
-def groups(passages: Sequence[Passage], size: int = TOGETHER) -> Iterator[Sequence[Passage]]:
-    """The passages, some at a time."""
-    for first in range(0, len(passages), size):
-        yield passages[first : first + size]
+T = TypeVar("T")
+
+
+def groups(items: Sequence[T], size: int = TOGETHER) -> Iterator[Sequence[T]]:
+    """The passages, or what was made of them, some at a time."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def place(passage: Passage) -> str:

@@ -2,7 +2,8 @@
 
 A model that learnt each document by itself fails where an answer needs two of them; EntiGraph (arXiv 2409.07431)
 gains by telling how entities relate across a corpus. Passages are brought together by what they share: the same
-thing said with another number, a name, or a unit."""
+thing said with another number, a name, or a unit. What is said of both must stand in each of them: writers that
+are asked for what two have in common find it where there is none."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from imprint.documents import sentences
 from imprint.synthesis import skills
 from imprint.synthesis.cloze import RULES, name_in_title, passage_askings
 from imprint.synthesis.design import Cell, cells
@@ -41,6 +43,8 @@ _MORE = {
 }
 _NAMELIKE = re.compile(r"(?<!^)[A-Z]|^[A-Z]\w+$")
 _DIGITS = re.compile(r"\d[\d.,]*\d|\d")
+_FIRM = re.compile(r"(?<=[^.!?] )[A-Z][\w'’-]*|\d[\w.,]*")
+"""Numbers, and words with a capital that is not a sentence's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,8 @@ class MultiDocument:
             return Effort()
         pair = _Pair(passage, passage, "", ("A", "B"))
         prompts = [self.common_prompt(pair), self.text_prompt(pair, Cell("a text", "a teacher", ""))]
-        read = read_characters(prompts) + len(shown(passage)) * 2
-        return Effort(3, read, 700, 450 + 2 * len(place(passage)))
+        read = read_characters(prompts) + len(shown(passage)) * 3
+        return Effort(4, read, 700, 450 + 2 * len(place(passage)))
 
     def compare_prompt(self, pair: _Pair) -> Prompt:
         a, b = pair.labels
@@ -109,6 +113,12 @@ class MultiDocument:
     def common_prompt(self, pair: _Pair) -> Prompt:
         asked = filled("multi_document.both.txt", question=pair.question, **pair.texts)
         return Prompt.ask(asked, begun="Both", max_tokens=80, temperature=self.temperature)
+
+    def side_prompt(self, pair: _Pair, side: int, told: str) -> Prompt:
+        """Whether one of the two says what is told of both; the other is not shown."""
+        a, b = pair.labels if side == 0 else pair.labels[::-1]
+        asked = filled("multi_document.side.txt", passage=shown(pair.both[side]), a=a, b=b, told=told)
+        return Prompt.ask(asked, max_tokens=4)
 
     def text_prompt(self, pair: _Pair, cell: Cell) -> Prompt:
         a, b = pair.labels
@@ -141,11 +151,15 @@ class MultiDocument:
                 yield exchange(pair.both, question, answer, f"{self.name}/comparison", writer.name)
 
     def _in_common(self, pairs: Sequence[_Pair], writer: Writer, seed: int) -> Iterator[Example]:
+        """What both say: of what the writer finds, that which each side says by itself when it is asked alone."""
         prompts = [self.common_prompt(p) for p in pairs]
-        for pair, prompt, text in zip(pairs, prompts, _written(writer, prompts, seed), strict=True):
-            told = prose(prompt, text.text)
-            common = stems(pair.first.text) & stems(pair.second.text)
-            if is_sound(told, pair.both, least_words=6) and stems(told) & common:
+        texts = _written(writer, prompts, seed)
+        found = [(p, _of_both(prose(q, t.text), p)) for p, q, t in zip(pairs, prompts, texts, strict=True)]
+        found = [(pair, told) for pair, told in found if is_sound(told, pair.both, least_words=6)]
+        checks = [self.side_prompt(pair, side, told) for pair, told in found for side in (0, 1)]
+        said = [_says_yes(t.text) for t in _written(writer, checks, seed)]
+        for i, (pair, told) in enumerate(found):
+            if all(said[2 * i : 2 * i + 2]):
                 yield exchange(pair.both, pair.question, told, f"{self.name}/both", writer.name)
 
     def _texts(self, pairs: Sequence[_Pair], drawn: Sequence[Cell], writer: Writer, seed: int) -> Iterator[Example]:
@@ -274,6 +288,26 @@ def _compares(pair: _Pair, question: str) -> bool:
     sides = [set(key_words(label)) for label in pair.labels]
     own = (sides[0] - sides[1] or sides[0], sides[1] - sides[0] or sides[1])
     return len(question.split()) <= 40 and all(said & side for side in own)
+
+
+def _of_both(text: str, pair: _Pair) -> str:
+    """The sentences of a text that each of the two may have said; '' where its first, which says 'both', is not."""
+    told = [text[start:end] for start, end in sentences(text)]
+    common = [s for s in told if all(_may_say(p, s, pair) for p in pair.both)]
+    return " ".join(common) if common and common[0] == told[0] else ""
+
+
+def _may_say(passage: Passage, sentence: str, pair: _Pair) -> bool:
+    """Whether all numbers and names, and half of the other words of a sentence about both stand in a passage."""
+    own = f"{passage.title} {passage.heading} {passage.text}"
+    said = stems(sentence) - stems(" ".join(pair.labels)) - {"both"}
+    firm = stems(" ".join(_FIRM.findall(sentence))) - stems(" ".join(pair.labels))
+    known = stems(own)
+    return firm <= known and bool(said & known) and 2 * len(said & known) >= len(said)
+
+
+def _says_yes(text: str) -> bool:
+    return re.match(r"\W*yes\b", text, re.IGNORECASE) is not None
 
 
 def _tells_both(text: str, pair: _Pair) -> bool:

@@ -2,7 +2,8 @@
 
 Models that learn only what is the case say yes to whatever sounds alike. The wrong value is another of the same
 document and of the same kind, for that is what a learner mistakes it for. It is never taught on its own: it
-stands in a question, which carries no loss, or in the turn that denies it."""
+stands in a question, which carries no loss, or in the turn that denies it. What the document says anywhere is not
+denied, whether that is taught or not, and what another document says is denied of this one by name."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imprint.documents import sentences
-from imprint.synthesis.cloze import RULES, name_in_title
-from imprint.synthesis.facts import Fact, by_document, dealt, facts, leans, lowered, stems
+from imprint.synthesis.cloze import RULES, name_in_title, titled
+from imprint.synthesis.facts import Concordance, Fact, by_document, dealt, facts, leans, lowered, stems
 from imprint.synthesis.forms import TOGETHER, exchange, groups
+from imprint.synthesis.novelty import further_off, widened
 from imprint.synthesis.prompt_files import prompt_lines
 from imprint.types import Effort, Example, Passage, Writer
 
@@ -40,9 +42,10 @@ class Negatives:
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Items of one round, document by document, in windows of neighbouring passages."""
+        where = Concordance([*widened(passages).values(), *further_off(passages)])
         for document in by_document(passages):
             for window in groups(document, 2 * TOGETHER):
-                near = _Window(window)
+                near = _Window(window, where)
                 for passage in window:
                     yield from self._about(passage, near, seed)
 
@@ -56,39 +59,48 @@ class Negatives:
             value, source = near.wrong_value(fact, draw)
             if not value:
                 continue
+            elsewhere = near.is_said(fact, value, apart=True)
             frame = draw.choice(prompt_lines("negatives.frames.txt"))
             denial = draw.choice(("No.", f"No, not {value}."))
             right = fact.asking.statement.whole
             false = value.join(_inside(fact.value).split(right, 1))
             both = [passage, source] if source.id != passage.id else [passage]
-            asked = _question(frame, false, passage)
-            yield exchange(both, asked, f"{denial} {right}", f"{self.name}/denied", RULES)
-            asked = _question(frame, right, passage)
-            yield exchange([passage], asked, f"Yes. {right}", f"{self.name}/confirmed", RULES)
+            asked = [_question(frame, s, passage) for s in (false, right)]
+            if elsewhere:
+                asked = [titled(a, passage) for a in asked]
+            yield exchange(both, asked[0], f"{denial} {right}", f"{self.name}/denied", RULES)
+            yield exchange([passage], asked[1], f"Yes. {right}", f"{self.name}/confirmed", RULES)
 
 
 class _Window:
-    """Neighbouring passages of a document: the facts that they state, and what else they say."""
+    """Neighbouring passages of a document: the facts that they state, and what all documents say."""
 
-    def __init__(self, passages: Sequence[Passage]) -> None:
+    def __init__(self, passages: Sequence[Passage], where: Concordance) -> None:
         self.firm = {p.id: _firm(p) for p in passages}
         self._facts = [f for found in self.firm.values() for f in found]
-        self._said = [(s, stems(s)) for p in passages for s in _sentences(p)]
+        self._where = where
 
     def wrong_value(self, fact: Fact, draw: random.Random) -> tuple[str, Passage]:
         """A value of the kind that the thing does not have, and the passage it is from; '' if there is none."""
         candidates = _others(fact, self._facts)
         for value, source in draw.sample(candidates, min(_TRIES, len(candidates))):
-            if not self._may_hold(fact, value):
+            if not self.is_said(fact, value, apart=False):
                 return value, source
         return "", fact.asking.statement.passage
 
-    def _may_hold(self, fact: Fact, value: str) -> bool:
-        """Whether some sentence has the value along with most of the statement's other words: it could be true."""
-        rest = stems(f"{fact.subject} {fact.rest}") - stems(value)
+    def is_said(self, fact: Fact, value: str, *, apart: bool) -> bool:
+        """Whether some sentence has the value along with most of the statement's other words: it could be true.
+
+        Of the fact's own document and those of its title, or, `apart`, of all others."""
+        own = fact.asking.statement.passage
+        words = f"{fact.subject} {fact.rest}"
+        rest = stems(words) - stems(value)
         return any(
-            len(rest & said) >= _SAID_TOO * len(rest) and _stands_in(value, sentence)
-            for sentence, said in self._said
+            len(rest & stems(sentence)) >= _SAID_TOO * len(rest)
+            for passage in self._where.telling(value, words)
+            if (passage.document_id != own.document_id and passage.title != own.title) == apart
+            for sentence in _sentences(passage)
+            if _stands_in(value, sentence)
         )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imprint.documents import sentences
+from imprint.synthesis.facts import by_document
 from imprint.types import Document, Passage, content_hash
 
 Span = tuple[int, int]
@@ -28,6 +29,8 @@ _LOOKED_AT = 50
 """Earlier documents with a form that are compared: a form that more have decides nothing."""
 _LABEL = 40
 """Characters up to which a line without a full stop is the label of the next."""
+_AROUND = 1000
+"""Characters before and after a passage that are read along with it where they are not taught."""
 _SLOT = re.compile(r"\d[\d.,:/-]*\d|\d|(?<=[\w,;:] )[^\W\d_a-z][\w'-]*(?: [^\W\d_a-z][\w'-]*)*")
 _LEANS = re.compile(r"[\W_]*(?:It|They|He|She|This|These|That|Those|Such|Its|Their|His|Her)\b")
 
@@ -100,6 +103,42 @@ def set_aside(before: Sequence[Passage], after: Sequence[Passage]) -> dict[str, 
         "lines_set_aside": lines[0] - lines[1],
         "characters_set_aside": characters[0] - characters[1],
     }
+
+
+# --- what is not taught -----------------------------------------------------------------------
+
+
+def widened(passages: Iterable[Passage]) -> dict[str, Passage]:
+    """The passages by their ids, each with what its document says around it that none of them has."""
+    found: dict[str, Passage] = {}
+    for own, gaps in _with_gaps(passages):
+        for passage, (before, _), (_, after) in zip(own, gaps, gaps[1:], strict=False):
+            start = max(min(before, passage.start), passage.start - _AROUND)
+            end = min(max(after, passage.end), passage.end + _AROUND)
+            text = passage.whole[start:end]
+            is_more = len("".join(text.split())) > len("".join(passage.text.split()))
+            found[passage.id] = replace(passage, start=start, end=end, text=text) if is_more else passage
+    return found
+
+
+def further_off(passages: Iterable[Passage]) -> list[Passage]:
+    """What the passages' documents say too, where widened() does not reach."""
+    found: list[Passage] = []
+    for own, gaps in _with_gaps(passages):
+        whole = own[0].whole
+        for before, after in gaps:
+            # They overlap, so that each sentence stands in one of them.
+            for start in range(before, after, _AROUND) if whole and after - before > _AROUND else ():
+                end = min(start + 2 * _AROUND, len(whole))
+                found.append(replace(own[0], start=start, end=end, text=whole[start:end], heading=""))
+    return found
+
+
+def _with_gaps(passages: Iterable[Passage]) -> Iterator[tuple[list[Passage], list[Span]]]:
+    """Each document's passages in order, and the spans before, between and after them."""
+    for found in by_document(passages):
+        own = sorted(found, key=lambda p: p.start)
+        yield own, list(zip([0, *(p.end for p in own)], [*(p.start for p in own), len(own[0].whole)], strict=True))
 
 
 # --- the template -----------------------------------------------------------------------------

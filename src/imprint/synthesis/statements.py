@@ -1,7 +1,8 @@
 """Sentences taken apart: single statements, the spans in them worth asking for, and the words that ask.
 
 A small writer asks good questions only about short statements, so that compound sentences are split first.
-The rules know English; in other languages a sentence stays whole, and its numbers and names are still found."""
+The rules know English; in other languages a sentence stays whole, and its numbers and names are still found.
+A table's cell is a statement too, under its column and its row: 'Deductible of Plus: $500'."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imprint.documents import sentences
+from imprint.synthesis.cells import rows
 from imprint.types import Passage
 
 _AUXILIARIES = frozenset(
@@ -65,6 +67,8 @@ class Statement:
     passage: Passage
     whole: str
     """The sentence it comes from, in which it may be one of several."""
+    cell: int = 0
+    """Where the value of a table's cell begins, which alone is asked for; 0 in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,18 @@ class Asking:
 
 
 def statements(passage: Passage) -> list[Statement]:
-    """The sentences of a passage, each followed by the simple statements it was split into."""
+    """The sentences of a passage, each followed by the simple statements it was split into; cells of its tables."""
     found: list[Statement] = []
+    told, first = (rows(passage.whole), passage.start) if passage.whole else (rows(passage.text), 0)
+    row_end = 0
     for start, end in sentences(passage.text):
+        row = told.get(first + start)
+        if row and start + row.characters <= len(passage.text):
+            row_end = start + row.characters
+            # No sentence of the document: nobody is to recite it.
+            found += [Statement(text, passage, f"{text}.", value) for text, value in row.said]
+        if start < row_end:
+            continue
         whole = _MARKER.sub("", " ".join(passage.text[start:end].split())).strip()
         if len(whole.split()) < 3 or whole.endswith(":") or whole.count("|") > 1:
             continue  # nothing said, or a row of a table, which means little without its head
@@ -145,6 +158,8 @@ def split(sentence: str) -> list[str]:
 
 def askings(statement: Statement) -> list[Asking]:
     """Every span of the statement worth asking for, with its question words; no two alike."""
+    if statement.cell:
+        return _cell_asking(statement)
     seen: set[tuple[int, int]] = set()
     found: list[Asking] = []
     long = len(statement.text.split()) > _LONG
@@ -161,6 +176,16 @@ def askings(statement: Statement) -> list[Asking]:
             seen.add((start, end))
             found.append(Asking(statement, start, end, words, kind))
     return found
+
+
+def _cell_asking(statement: Statement) -> list[Asking]:
+    """A table's cell asked for as a whole, by what it is."""
+    value = statement.text[statement.cell :]
+    if value in statement.passage.title:
+        return []
+    known = {(start, end): (words, kind) for start, end, words, kind in _spans(value)}
+    words, kind = known.get((0, len(value)), ("what", "thing"))
+    return [Asking(statement, statement.cell, len(statement.text), words, kind)]
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, str, str]]:

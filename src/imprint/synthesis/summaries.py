@@ -37,7 +37,7 @@ class Summaries:
             raise BadSetting(f"summaries needs lines_at_once of 2 or more; {self.lines_at_once} was given.")
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
-        """One round: two texts a passage, and a document's own after its last passage."""
+        """One round: two texts a passage, and those of whole documents after the group that ends them."""
         passages = [p for p in passages if p.text.strip()]
         cells = iter(design.cells(3 * len(passages), seed=seed))
         left = Counter(p.document_id for p in passages)
@@ -45,6 +45,7 @@ class Summaries:
         for group in groups(passages):
             prompts = [p for passage in group for p in self._prompts(passage, next(cells), next(cells))]
             texts = [t.text for t in writer.write(prompts, seed=seed)]
+            ended: list[_Told] = []
             for i, passage in enumerate(group):
                 sentence = first_sentence(prose(prompts[2 * i], texts[2 * i]))
                 paragraph = prose(prompts[2 * i + 1], texts[2 * i + 1])
@@ -55,7 +56,10 @@ class Summaries:
                     yield reading([passage], paragraph, f"{self.name}/paragraph", writer.name)
                 left[passage.document_id] -= 1
                 if not left[passage.document_id]:
-                    yield from self._document(lines.pop(passage.document_id, []), next(cells), writer, seed)
+                    told = lines.pop(passage.document_id, [])
+                    ended.append(_Told([p for p, _ in told], [s for _, s in told], next(cells)))
+            # Of a document of one passage its paragraph says it all.
+            yield from self._documents([d for d in ended if len(d.passages) > 1], writer, seed)
 
     def effort(self, passage: Passage) -> Effort:
         """A document's own summary is counted with the passage that opens it."""
@@ -75,41 +79,52 @@ class Summaries:
             Prompt.ask(more, begun=long.opening, max_tokens=_PARAGRAPH_TOKENS, temperature=self.temperature),
         )
 
-    def _document(
-        self, told: Sequence[tuple[Passage, str]], cell: design.Cell, writer: Writer, seed: int
-    ) -> Iterator[Example]:
-        """The summary of a document, unless it is one passage long: its paragraph says it all."""
-        if len(told) < 2:
-            return
-        passages = [p for p, _ in told]
-        title = passages[0].title
-        lines = self._condensed([sentence for _, sentence in told], title, writer, seed)
-        if not lines:
-            return
-        asked = filled("summaries.document.txt", lines="\n".join(lines), title=title, voice=cell.voice)
-        prompt = Prompt.ask(asked, begun=cell.opening, max_tokens=_DOCUMENT_TOKENS, temperature=self.temperature)
-        text = prose(prompt, writer.write([prompt], seed=seed)[0].text)
-        if text:
-            # The heading above the first passage is not the whole document's.
-            passages[0] = replace(passages[0], heading="")
-            yield reading(passages, text, f"{self.name}/document", writer.name)
+    def _documents(self, told: Sequence[_Told], writer: Writer, seed: int) -> Iterator[Example]:
+        """The summaries of documents, written at once."""
+        self._condense(told, writer, seed)
+        prompts = [self._document_prompt(document) for document in told]
+        texts = writer.write(prompts, seed=seed) if prompts else []
+        for document, prompt, text in zip(told, prompts, texts, strict=True):
+            if summary := prose(prompt, text.text):
+                # The heading above the first passage is not the whole document's.
+                passages = [replace(document.passages[0], heading=""), *document.passages[1:]]
+                yield reading(passages, summary, f"{self.name}/document", writer.name)
 
-    def _condensed(self, lines: list[str], title: str, writer: Writer, seed: int) -> list[str]:
-        """The lines, stretches of them summed up until they can be read at once."""
-        while len(lines) > self.lines_at_once:
-            size = self.lines_at_once
-            stretches = [lines[i : i + size] for i in range(0, len(lines), size)]
-            prompts = [
-                Prompt.ask(
-                    filled("summaries.part.txt", lines="\n".join(stretch), title=title),
-                    max_tokens=_PART_TOKENS,
-                    temperature=self.temperature,
-                )
-                for stretch in stretches
-            ]
-            texts = writer.write(prompts, seed=seed)
-            # A stretch that was summed up badly is told by its first line.
-            lines = [
-                prose(p, t.text) or stretch[0] for p, t, stretch in zip(prompts, texts, stretches, strict=True)
-            ]
-        return lines
+    def _document_prompt(self, told: _Told) -> Prompt:
+        lines = "\n".join(told.lines)
+        asked = filled("summaries.document.txt", lines=lines, title=told.title, voice=told.cell.voice)
+        return Prompt.ask(
+            asked, begun=told.cell.opening, max_tokens=_DOCUMENT_TOKENS, temperature=self.temperature
+        )
+
+    def _condense(self, told: Sequence[_Told], writer: Writer, seed: int) -> None:
+        """Sums up stretches of the lines of each document until they can be read at once."""
+        size = self.lines_at_once
+        while long := [d for d in told if len(d.lines) > size]:
+            stretches = [(d, d.lines[i : i + size]) for d in long for i in range(0, len(d.lines), size)]
+            prompts = [self._part_prompt(d.title, stretch) for d, stretch in stretches]
+            for document in long:
+                document.lines = []
+            for (document, stretch), prompt, text in zip(
+                stretches, prompts, writer.write(prompts, seed=seed), strict=True
+            ):
+                # A stretch that was summed up badly is told by its first line.
+                document.lines.append(prose(prompt, text.text) or stretch[0])
+
+    def _part_prompt(self, title: str, lines: Sequence[str]) -> Prompt:
+        asked = filled("summaries.part.txt", lines="\n".join(lines), title=title)
+        return Prompt.ask(asked, max_tokens=_PART_TOKENS, temperature=self.temperature)
+
+
+@dataclass(slots=True)
+class _Told:
+    """A document on the way to its summary."""
+
+    passages: list[Passage]
+    lines: list[str]
+    """Sentences of its passages, then of stretches of them."""
+    cell: design.Cell
+
+    @property
+    def title(self) -> str:
+        return self.passages[0].title

@@ -2,7 +2,8 @@
 
 Two kinds: templates about what documents mostly do not tell, and questions that another passage answers, put to
 a thing of this one (unanswerable questions that look answerable, as in SQuAD 2.0, arXiv 1806.03822). Each is
-checked against all passages at hand: none of them may speak of the thing and of what is asked."""
+checked against all documents at hand, with what of them is not taught: none may speak of the thing and of what is
+asked."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from imprint.synthesis import skills
 from imprint.synthesis.cloze import ABSTENTION, RULES, name_in_title, passage_askings, placed, titled
 from imprint.synthesis.facts import Concordance, Fact, dealt, facts, leans, lowered, read_characters, stems
 from imprint.synthesis.forms import exchange, groups, shown
+from imprint.synthesis.novelty import further_off, widened
 from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.safety import instructions_in
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
 
@@ -47,13 +50,16 @@ class Unanswerable:
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Items of one round, group by group: the caller decides how large their share is."""
-        where = Concordance(passages)
+        wide = widened(passages)
+        where = Concordance([*wide.values(), *further_off(passages)])
         first = 0
         for group in groups(passages):
+            # Passages that read like orders to a model are not taught, and are shown to no writer here either.
+            opened = {p.id: shown(p if instructions_in(wide[p.id]) else wide[p.id]) for p in group}
             templated = [e for passage in group for e in self._by_template(passage, where, seed)]
-            yield from self._unanswered(templated, {p.id: p for p in group}, writer, seed)
+            yield from self._unanswered(templated, opened, writer, seed)
             borrowed = [b for i in range(len(group)) for b in self._borrowed(passages, first + i, seed)]
-            yield from self._by_writer(borrowed, where, writer, seed)
+            yield from self._by_writer(borrowed, where, opened, writer, seed)
             first += len(group)
 
     def effort(self, passage: Passage) -> Effort:
@@ -65,10 +71,10 @@ class Unanswerable:
         )
 
     def _unanswered(
-        self, templated: Sequence[Example], passages: Mapping[str, Passage], writer: Writer, seed: int
+        self, templated: Sequence[Example], opened: Mapping[str, str], writer: Writer, seed: int
     ) -> Iterator[Example]:
         """Those that a reader of the passage does not answer: 'comes in green' tells a colour without the word."""
-        checks = [skills.read(shown(passages[e.passages[0]]), e.turns[0].text) for e in templated]
+        checks = [skills.read(opened[e.passages[0]], e.turns[0].text) for e in templated]
         answers = writer.write(checks, seed=seed) if checks else []
         for example, answer in zip(templated, answers, strict=True):
             if _says_nothing(answer.text):
@@ -107,7 +113,12 @@ class Unanswerable:
         return _Foreign(passage, lowered(thing, passage), other, lowered(fact.subject, other), prompt)
 
     def _by_writer(
-        self, borrowed: Sequence[_Foreign], where: Concordance, writer: Writer, seed: int
+        self,
+        borrowed: Sequence[_Foreign],
+        where: Concordance,
+        opened: Mapping[str, str],
+        writer: Writer,
+        seed: int,
     ) -> Iterator[Example]:
         texts = writer.write([b.prompt for b in borrowed], seed=seed) if borrowed else []
         asked: list[tuple[_Foreign, str]] = []
@@ -116,7 +127,7 @@ class Unanswerable:
             fits = question.endswith("?") and 4 <= len(question.split()) <= 40
             if fits and not where.may_tell(foreign.thing, question, foreign.passage.document_id):
                 asked.append((foreign, question))
-        checks = [skills.read(shown(f.passage), question) for f, question in asked]
+        checks = [skills.read(opened[f.passage.id], question) for f, question in asked]
         answers = writer.write(checks, seed=seed) if checks else []
         for (foreign, question), answer in zip(asked, answers, strict=True):
             if _says_nothing(answer.text):
