@@ -9,10 +9,10 @@ squad_all (all 247), fictional (8 invented passages, probes at three depths), co
 
 Arms: untouched; full_context and rag (the same base reads), each also as NAME+read with the read skill on; a kind
 of synthesis by its name; mix (the default recipe); mix-no-skills; mix-no-audit; seal_gpt4_1 and seal_round2 (squad:
-text by GPT-4.1, and by SEAL's Qwen2.5-7B after its second round). An arm may differ in how it is trained:
-mix*rank=64*lr=1e-3. Every trained arm sees as many training tokens (--tokens); text of which there is less is met
-more often. One adapter holds the whole set. Questions are kept out of the text with everything too like them. A row
-is written when it ends (with --together when its fellows end too), and a row that is there is not made again."""
+text by GPT-4.1, and by SEAL's Qwen2.5-7B after its second round). An arm may differ in how it is trained or in its
+recipe: mix*rank=64*lr=1e-3, mix@half.toml. Every trained arm sees as many training tokens (--tokens); text of which
+there is less is met more often. One adapter holds the whole set. Questions are kept out of the text with everything
+too like them. A row is written when it ends, and a row that is there is not made again."""
 
 from __future__ import annotations
 
@@ -141,7 +141,9 @@ def recipe_of(arm: str, options: argparse.Namespace) -> Any:
     from imprint import synthesis
     from imprint.recipe import Recipe, WriterSettings
 
-    given = recipes.read(options.recipe) if options.recipe else Recipe()
+    arm, _, named = arm.partition("@")
+    file = Path(named) if named else options.recipe
+    given = recipes.read(file) if file else Recipe()
     writer = WriterSettings()
     if options.writer:
         writer = WriterSettings(kind="endpoint", address=options.writer, model=options.writer_model or "")
@@ -151,6 +153,11 @@ def recipe_of(arm: str, options: argparse.Namespace) -> Any:
     if arm not in synthesis.KINDS:
         raise SystemExit(f"No arm '{arm}'. Kinds: {', '.join(synthesis.KINDS)}; see --help for the others.")
     return replace(recipe, mix={arm: 1.0} if arm in ("raw_text", "replay") else {arm: 19.0, "replay": 1.0})
+
+
+def short(arm: str) -> str:
+    """An arm's name without the folder of its recipe: 'mix@half' of 'mix@recipes/half.toml'."""
+    return re.sub(r"@[^*]*?([^/*@]+?)(?:\.toml)?(?=\*|$)", r"@\1", arm)
 
 
 def varied(arm: str) -> tuple[str, dict[str, float]]:
@@ -279,7 +286,7 @@ class Bench:
         """Arms that are written, trained in shared passes, and asked: rows of (name, arm, tokens of text)."""
         from imprint.training.service import Service
 
-        service = Service(self.engine)
+        service = Service(self.engine, every_s=120.0)
         begun = []
         for name, arm, text_tokens in asked:
             say(f"=== {self.options.set}: {name}")
@@ -287,9 +294,11 @@ class Bench:
             checkpoint = run.path / f"checkpoint-{name}"
             ticket = service.submit(job, checkpoint=checkpoint, progress=Steps(name))
             begun.append((name, ticket, more))
-        service.run_all()
-        for name, ticket, more in begun:
-            yield self.asked(name, ticket.result(), more)
+        while begun:
+            service.run_pass()
+            for name, ticket, more in [b for b in begun if b[1].ended]:
+                yield self.asked(name, ticket.result(), more)
+            begun = [b for b in begun if not b[1].ended]
 
     def written(self, arm: str, text_tokens: int) -> tuple[Any, Any, dict[str, Any]]:
         """The text of an arm, what is to be trained on it, and what the row tells of it."""
@@ -302,7 +311,7 @@ class Bench:
 
         arm, settings = varied(arm)
         options = argparse.Namespace(**vars(self.options) | settings)
-        run = RunFolder(self.work / f"{options.set}-{arm}-{text_tokens}-{options.seed}")
+        run = RunFolder(self.work / f"{options.set}-{short(arm)}-{text_tokens}-{options.seed}")
         began = time.monotonic()
         more: dict[str, Any] = {}
         if arm.startswith("seal"):
@@ -476,7 +485,7 @@ def arms(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     found = []
     for arm in options.arms.split(","):
         for size in [0] if arm in READERS else sizes:
-            found.append((arm if len(sizes) == 1 or arm in READERS else f"{arm}-{size}", arm, size))
+            found.append((short(arm) if len(sizes) == 1 or arm in READERS else f"{short(arm)}-{size}", arm, size))
     return found
 
 

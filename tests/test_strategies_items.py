@@ -10,6 +10,7 @@ from imprint.errors import BadSetting
 from imprint.synthesis import skills
 from imprint.synthesis.back_translation import BackTranslation, explained, kind_of
 from imprint.synthesis.cloze import ABSTENTION
+from imprint.synthesis.excerpts import Excerpts
 from imprint.synthesis.facts import Concordance, dealt, facts, is_sound, overlap, stems
 from imprint.synthesis.multi_document import MultiDocument
 from imprint.synthesis.negatives import Negatives
@@ -571,3 +572,42 @@ def test_a_label_stays_with_the_value_under_it() -> None:
     documents = [Document(f"Rules hold for all staff.\nRoom\nThe lamp is {c}.\n", c, c) for c in ("red", "green", "blue")]
     after = without_repeats(pages_of(documents))
     assert [p.text for p in after[1:]] == ["Room\nThe lamp is green.", "Room\nThe lamp is blue."]
+
+
+# --- excerpts ---------------------------------------------------------------------------------
+
+
+def test_every_round_of_excerpts_tells_the_whole_passage_cut_elsewhere() -> None:
+    text = " ".join(f"The {n} bell was cast in 19{n}." for n in range(10, 22))
+    passage = Passage("bells", 0, len(text), text, "Bells of Quellmarsk")
+    rounds = []
+    for seed in range(4):
+        made = list(Excerpts(pieces=3).examples([passage], Told(), seed=seed))
+        told = " ".join(t.text for e in made for t in e.turns)
+        assert all(s in told for s in text.split(". ")[:-1])
+        assert {e.writer for e in made} == {"rules"}
+        rounds.append(tuple(e.turns[-1].text for e in made))
+    assert len(set(rounds)) == 4
+
+
+def test_an_excerpt_to_go_on_from_is_given_the_words_before_it() -> None:
+    text = "The first bell was cast in 1910. The second bell was cast in 1911."
+    passage = Passage("bells", 0, len(text), text, "Bells")
+    asked = [
+        e.turns
+        for seed in range(12)
+        for e in Excerpts().examples([passage], Told(), seed=seed)
+        if e.turns[0].text.startswith("What comes next")
+    ]
+    assert asked
+    for request, answer in asked:
+        start = request.text.split("? ", 1)[1]
+        assert f"{start} {answer.text}" in text
+
+
+def test_excerpts_of_one_sentence_or_none_are_whole() -> None:
+    one, none = Passage("a", 0, 20, "It weighs 3 kilograms.", "A"), Passage("b", 0, 0, "", "B")
+    made = list(Excerpts(pieces=4).examples([one, none], Told(), seed=0))
+    assert [e.passages for e in made] == [(one.id,)]
+    with pytest.raises(BadSetting, match="pieces"):
+        Excerpts(pieces=0)

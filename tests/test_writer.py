@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import Scribe
+from imprint import attention
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
@@ -16,7 +17,7 @@ from imprint.training.batches import Row
 from imprint.training.loop import Loop, Settings
 from imprint.types import Prompt, Text, Turn
 from imprint.writers.cache import CachedWriter
-from imprint.writers.local import LocalWriter
+from imprint.writers.local import LocalWriter, _Row
 
 QUESTIONS = (
     "How many days?",
@@ -200,3 +201,23 @@ def test_a_killed_run_meets_the_groups_it_would_have_met(scribe: Scribe, tmp_pat
     CachedWriter(after, tmp_path / "texts.jsonl", group=4).write(prompts(18), seed=0)
     CachedWriter(scribe, tmp_path / "others.jsonl", group=4).write(prompts(18), seed=0)
     assert killed.calls + after.calls == scribe.calls
+
+
+def test_a_token_is_drawn_as_often_as_it_is_likely(tiny_base: Base) -> None:
+    writer = LocalWriter(tiny_base, top_k=3)
+    logits_BV = torch.tensor([[0.0, 2.0, 1.0, -9.0]]).repeat(3000, 1)
+    rows = [
+        _Row(Prompt.ask("Say", temperature=0.5), torch.Generator().manual_seed(seed)) for seed in range(len(logits_BV))
+    ]
+    drawn = writer._draw(logits_BV, rows).bincount(minlength=4) / len(rows)
+    wanted = (logits_BV[0] / 0.5)[:3].softmax(0)
+    assert (drawn[:3] - wanted).abs().max() < 0.03
+    assert drawn[3] == 0
+
+
+def test_groups_folded_into_queries_attend_as_groups_do() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 6, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    mask = torch.zeros(2, 1, 3, 5).masked_fill(torch.rand(2, 1, 3, 5) < 0.3, -1e4)
+    folded = attention._folded(query, key, value, mask, 0.3)
+    torch.testing.assert_close(folded, attention._plain(query, key, value, mask, 0.3))

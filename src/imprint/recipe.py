@@ -15,15 +15,17 @@ from imprint.synthesis import KINDS
 from imprint.types import Generator
 
 LOCAL_MIX = {
-    "questions": 7.0,
+    "questions": 5.0,
     "cloze": 2.0,
     "reversal": 1.0,
     "negatives": 0.25,
     "unanswerable": 0.25,
-    "rephrase": 0.5,
+    "rephrase": 0.75,
+    "excerpts": 3.0,
     "replay": 0.5,
 }
-"""What the bundled base can write well, with a little of its own talk against forgetting (docs/log.md)."""
+"""What the bundled base can write well, the documents' own words in pieces where its prose fails, and a little of its
+own talk against forgetting (docs/log.md)."""
 
 FULL_MIX = {
     "questions": 4.0,
@@ -39,7 +41,7 @@ FULL_MIX = {
     "entigraph": 2.0,
     "active_reading": 1.5,
     "self_edit": 0.5,
-    "raw_text": 0.5,
+    "excerpts": 1.0,
     "replay": 0.5,
 }
 """Questions and documents about 1:1, for a writer that can be trusted with both."""

@@ -8,6 +8,7 @@ from imprint.synthesis.active_reading import ActiveReading
 from imprint.synthesis.back_translation import BackTranslation
 from imprint.synthesis.cloze import Cloze
 from imprint.synthesis.entigraph import EntiGraph
+from imprint.synthesis.excerpts import Excerpts
 from imprint.synthesis.focal import Focal
 from imprint.synthesis.multi_document import MultiDocument
 from imprint.synthesis.negatives import Negatives
@@ -37,6 +38,7 @@ KINDS: dict[str, Callable[..., Generator]] = {
     "active_reading": ActiveReading,
     "self_edit": SelfEdit,
     "back_translation": BackTranslation,
+    "excerpts": Excerpts,
     "raw_text": RawText,
     "replay": Replay,
 }
