@@ -364,6 +364,7 @@ class Bench:
         self, arm: str, tokens: int, result: Any, answered: Sequence[Any], more: dict[str, Any]
     ) -> dict[str, Any]:
         """A line of the result."""
+        more = more | {"device": self.base.device.description}
         if self.options.set == "contoso":
             more = more | {"wrong_plan": wrong_plan(answered, self.options.data)}
         return row(self.options.set, arm, tokens, result, answered, more)
@@ -392,7 +393,8 @@ def row(
         "prompt_tokens": result.prompt_tokens,
     }
     systems = {"weights" if tokens else arm: system}
-    return {"data": data, "arm": arm, "tokens": tokens, "systems": systems, **more, "answers": shown(answered)}
+    told = {"data": data, "arm": arm, "tokens": tokens, "systems": systems}
+    return told | more | {"answers": shown(answered)}
 
 
 class Lines:
