@@ -68,6 +68,31 @@ def test_every_passage_is_met_about_as_often_as_any_other() -> None:
     assert max(met.values()) - min(met.values()) <= 2
 
 
+class Thick(Says):
+    """Ten items of each passage."""
+
+    def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
+        for p in passages:
+            for i in range(10):
+                yield reading([p], f"{seed} {p.start} {i}".ljust(100, "."), f"{self.name}/x", "rules")
+
+    def effort(self, passage: Passage) -> Effort:
+        return Effort(self.prompts, 100, 1200, 1200)
+
+
+def test_of_what_rules_make_every_passage_has_some() -> None:
+    met = Counter(e.passages[0] for e in mixed([(Thick("a"), 1.0)], 15_000))
+    assert len(met) >= 0.9 * len(PASSAGES)
+    assert max(met.values()) <= 8
+
+
+def test_rounds_over_some_passages_take_turns() -> None:
+    part = mix._Part(Says("a"), 1.0, True, 100.0)
+    met = Counter(p.id for i in range(10) for p in part.deal(PASSAGES, 0.3, str(i)))
+    assert set(met.values()) == {3}
+    assert len(part.deal(PASSAGES, 0.001, "x")) == 1
+
+
 def test_the_same_seed_makes_the_same_mix() -> None:
     kinds = [(Says("a"), 1.0), (Says("b"), 2.0)]
     assert mixed(kinds, 20_000) == mixed(kinds, 20_000)

@@ -24,8 +24,8 @@ LOCAL_MIX = {
     "excerpts": 3.0,
     "replay": 0.5,
 }
-"""What the bundled base can write well, the documents' own words in pieces where its prose fails, and a little of its
-own talk against forgetting (docs/log.md)."""
+"""What the bundled base can write well, the documents' own words where its prose fails, and a little of its own
+talk against forgetting (docs/log.md)."""
 
 FULL_MIX = {
     "questions": 4.0,

@@ -7,8 +7,8 @@ say ends, and the others take over what it left. Passages of which little was to
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from imprint.errors import OverBudget
 from imprint.synthesis.audit import Audit
@@ -23,8 +23,9 @@ _DRY = 0.1
 _SPILL = 1.1
 """A round of so many passages as were to fill a share may bring so much of it, before it is cut short."""
 _LAST_ROUND = 999
-_OVER_ALL = ("unanswerable", "multi_document", "negatives")
-"""Kinds that must see every passage to be right: what no document tells, and what two tell together."""
+_OVER_ALL = ("unanswerable", "multi_document", "negatives", "reversal")
+"""Kinds that must see every passage to be right: what no document tells, what one alone has, and what two tell
+together."""
 _AGAIN = ("questions", "cloze", "rephrase")
 """What thinly covered passages are written about with, the first of these that a mix has."""
 
@@ -43,6 +44,19 @@ class _Part:
     """Characters of training text so far."""
     round: int = 0
     dry: bool = False
+    deck: list[int] = field(default_factory=list)
+    """Passages whose turn is still to come, before any has its next."""
+
+    def deal(self, passages: Sequence[Passage], fraction: float, key: str) -> Sequence[Passage]:
+        """So many of the passages, in their order; none a second time before all had their turn."""
+        count = max(1, round(fraction * len(passages)))
+        dealt, self.deck = self.deck[:count], self.deck[count:]
+        if missing := count - len(dealt):
+            fresh = random.Random(key).sample(range(len(passages)), len(passages))
+            others = [i for i in fresh if i not in set(dealt)]
+            self.deck = others[missing:] + dealt  # who was met just now comes last
+            dealt = dealt + others[:missing]
+        return [passages[i] for i in sorted(dealt)]
 
 
 def mixed(
@@ -134,15 +148,20 @@ class _Told:
         fraction = min(1.0, wanted / part.first_yield) if part.first_yield else 1.0
         key = f"{self.seed}:{part.kind.name}:{part.round}"
         whole = part.kind.name in _OVER_ALL
-        chosen = _turned(self.passages, key) if whole else _some(self.passages, fraction, key)
+        if whole or not part.writes:
+            chosen: Sequence[Passage] = _turned(self.passages, key)
+        else:
+            chosen = part.deal(self.passages, fraction, key)
+        # What rules make costs nothing: some of every passage tells more than all of some.
+        kept = 1.0 if part.writes else fraction
         before, ended = part.told, True
-        for example in self._audited(part, chosen, part.round):
+        for example in self._audited(part, chosen, part.round, _drawn(kept, key)):
             part.told += sum(len(t.text) for t in example.turns)
             yield example
             if part.told - before >= wanted * (1.0 if whole else _SPILL):
                 ended = False
                 break
-        came = (part.told - before) * (len(self.passages) / max(1, len(chosen)))
+        came = (part.told - before) * (len(self.passages) / max(1, len(chosen))) / kept
         if part.round == 0:
             part.first_yield = came
         part.dry = ended and came <= _DRY * part.first_yield
@@ -159,17 +178,25 @@ class _Told:
         each = max(1.0, part.first_yield / len(self.passages))
         chosen = list(_some(chosen, min(1.0, room / (each * len(chosen))), "again"))
         told = 0
-        for example in self._audited(part, chosen, _LAST_ROUND):
+        for example in self._audited(part, chosen, _LAST_ROUND, _drawn(1.0, "")):
             yield example
             told += sum(len(t.text) for t in example.turns)
             if told >= room:
                 return
 
-    def _audited(self, part: _Part, passages: Sequence[Passage], round_number: int) -> Iterator[Example]:
-        made = part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number)
+    def _audited(
+        self, part: _Part, passages: Sequence[Passage], round_number: int, drawn: Callable[[Example], bool]
+    ) -> Iterator[Example]:
+        made = filter(drawn, part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number))
         if not part.writes:  # what rules make needs nobody to read it again
             return self.audit.pass_through(made, self.by_id)
         return self.audit.pass_through(made, self.by_id, reader=self.reader, judge=self.judge)
+
+
+def _drawn(share: float, key: str) -> Callable[[Example], bool]:
+    """Lets so large a share of the examples pass, by chance."""
+    draw = random.Random(f"drawn:{key}")
+    return lambda _: share >= 1 or draw.random() < share
 
 
 def _some(passages: Sequence[Passage], fraction: float, key: str) -> Sequence[Passage]:
