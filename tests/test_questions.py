@@ -154,3 +154,11 @@ def test_a_question_held_out_is_not_taught_under_its_title_or_place(way: Callabl
     again = [replace(e, turns=(Turn("user", way(e.turns[0].text, passage)), e.turns[1])) for e in MANY]
     chosen = hold_out(MANY, 4, seed=0)
     assert len(apart(again, chosen)) == len(MANY) - len(chosen) == 36
+
+
+def test_a_question_is_placed_at_a_name_only_where_the_document_says_so() -> None:
+    works = Passage("d", 0, 9, "The week has 36 hours.", "Acme Works: Staff", whole="People at Acme Works are on time.")
+    person = Passage("d", 0, 9, "She sold 640 bells.", "Ana Petrov")
+    assert placed("How long is the week?", works) == "How long is the week at Acme Works?"
+    assert placed("How many bells were sold?", person) == "How many bells were sold (Ana Petrov)?"
+    assert placed("What did Ana Petrov sell?", person) == "What did Ana Petrov sell?"

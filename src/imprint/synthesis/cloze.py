@@ -75,11 +75,13 @@ def titled(question: str, passage: Passage) -> str:
 
 
 def placed(question: str, passage: Passage) -> str:
-    """The question with the name of what the document is about, unless that stands in it."""
+    """The question with the name of what the document is about, unless that stands in it; 'at Acme' where the
+    document says so too."""
     name = name_in_title(passage)
     if name.lower() in question.lower():
         return question
-    return f"{question.rstrip('?')} at {name}?" if name[:1].isupper() else f"{question.rstrip('?')} ({name})?"
+    somewhere = f" at {name}" in f" {passage.whole or passage.text}"
+    return f"{question.rstrip('?')} at {name}?" if somewhere else f"{question.rstrip('?')} ({name})?"
 
 
 def name_in_title(passage: Passage) -> str:
