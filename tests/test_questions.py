@@ -11,7 +11,8 @@ from imprint.errors import BadQuestions
 from imprint.evaluation.closed_book import Question, normalised
 from imprint.evaluation.questions import Apart, hold_out, read_questions
 from imprint.synthesis.cloze import placed, titled
-from imprint.types import Example, Passage, Turn
+from imprint.synthesis.questions import Questions
+from imprint.types import Example, Passage, Prompt, Text, Turn
 
 
 def written(tmp_path: Path, name: str, text: str) -> Path:
@@ -162,3 +163,24 @@ def test_a_question_is_placed_at_a_name_only_where_the_document_says_so() -> Non
     assert placed("How long is the week?", works) == "How long is the week at Acme Works?"
     assert placed("How many bells were sold?", person) == "How many bells were sold (Ana Petrov)?"
     assert placed("What did Ana Petrov sell?", person) == "What did Ana Petrov sell?"
+
+
+def test_a_span_is_asked_for_with_other_first_words_each_round() -> None:
+    text = "The Kestrel weighs 3 kilograms."
+    passage = Passage("d", 0, len(text), text, "Tents")
+    begun = [p.begun for seed in range(4) for answer, p in Questions()._prompts(passage, seed) if answer == "3 kilograms"]
+    assert begun == ["", "How many kilograms", "What", "How"]
+    assert begun == [p.begun for seed in range(1000, 1004) for a, p in Questions()._prompts(passage, seed) if "3" in a]
+
+
+def test_a_question_keeps_the_words_it_was_begun_with() -> None:
+    class Rest:
+        name = "rest"
+
+        def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+            return [Text("does the Kestrel weigh?" if p.begun else "What is the Kestrel?") for p in prompts]
+
+    text = "The Kestrel weighs 3 kilograms."
+    passage = Passage("d", 0, len(text), text, "Tents")
+    made = Questions(in_sentences=0.0).examples([passage], Rest(), seed=1)
+    assert any("How many kilograms does the Kestrel weigh" in e.turns[0].text for e in made)

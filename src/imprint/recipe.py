@@ -21,7 +21,7 @@ LOCAL_MIX = {
     "negatives": 0.25,
     "unanswerable": 0.25,
     "rephrase": 0.75,
-    "excerpts": 3.0,
+    "excerpts": 2.0,
     "replay": 0.5,
 }
 """What the bundled base can write well, the documents' own words where its prose fails, and a little of its own

@@ -2,8 +2,9 @@
 
 The writer is asked in two ways: for questions with answers of its own choice, and for a question to each span that
 a rule finds worth asking for (numbers, times, names, phrases, subjects), so that no fact hangs on what a model
-happens to notice. Whether a question has its answer is left to the audit, which reads the text again. Answer-first
-as in Du et al. 2017 (arXiv 1705.00106); answers checked by answering again as in PAQ (arXiv 2102.07033)."""
+happens to notice. A span is asked for in one more way each round, for its question begins with other words.
+Whether a question has its answer is left to the audit, which reads the text again. Answer-first as in Du et al.
+2017 (arXiv 1705.00106); answers checked by answering again as in PAQ (arXiv 2102.07033)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from imprint.documents import sentences
 from imprint.synthesis import skills
 from imprint.synthesis.cloze import passage_askings, placed, titled
 from imprint.synthesis.forms import exchange, groups, shown
+from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.prose import continued
 from imprint.synthesis.statements import Asking
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
@@ -43,30 +46,33 @@ class Questions:
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Items of one round, passage by passage."""
         for group in groups(passages):
-            asked = [(p, answer, prompt) for p in group for answer, prompt in self._prompts(p)]
+            asked = [(p, answer, prompt) for p in group for answer, prompt in self._prompts(p, seed)]
             texts = writer.write([prompt for _, _, prompt in asked], seed=seed)
-            for (passage, answer, _), text in zip(asked, texts, strict=True):
-                told = [(_one_line(text.text), answer)] if answer else skills.pairs(text.text)
+            for (passage, answer, prompt), text in zip(asked, texts, strict=True):
+                told = [(_one_line(prompt, text.text), answer)] if answer else skills.pairs(text.text)
                 for question, given in dict(told).items():
                     if _fits(question, given, passage):
                         yield from self._items(question, given, passage, writer.name, seed)
 
     def effort(self, passage: Passage) -> Effort:
-        prompts = self._prompts(passage)
+        prompts = self._prompts(passage, 0)
         written = 70 * len(prompts) + 75 * (self.several - 1)
         # A passage is read once for all its questions, and about half of them survive the audit.
         read = len(shown(passage)) + 60 * len(prompts)
         return Effort(len(prompts), read, written, round(0.65 * written))
 
-    def _prompts(self, passage: Passage) -> list[tuple[str, Prompt]]:
+    def _prompts(self, passage: Passage, seed: int) -> list[tuple[str, Prompt]]:
         """Answers to be asked for with the prompts that ask; the answer is '' where the writer chooses.
 
         All at once: a writer reads a passage once for the prompts that share it."""
         text = shown(passage)
-        spans = dict.fromkeys(a.answer for a in passage_askings(passage) if _worth_asking(a))
+        spans = {a.answer: a for a in reversed(passage_askings(passage)) if _worth_asking(a)}
         count = max(2, min(self.several, len(passage.text) // 60))
         prompts = [("", skills.ask_several(text, count, temperature=self.temperature))]
-        return prompts + [(span, skills.ask(text, span, temperature=self.temperature)) for span in spans]
+        for span, asking in reversed(spans.items()):
+            begun = _opening(asking, seed)
+            prompts.append((span, skills.ask(text, span, begun=begun, temperature=self.temperature)))
+        return prompts
 
     def _items(self, question: str, answer: str, passage: Passage, writer: str, seed: int) -> Iterator[Example]:
         draw = random.Random(f"{passage.id}:{seed}:{question}")
@@ -86,8 +92,18 @@ def _worth_asking(asking: Asking) -> bool:
     return asking.kind in ("number", "time", "name") or len(words) <= 8
 
 
-def _one_line(text: str) -> str:
-    question = text.strip().split("\n")[0].strip()
+def _opening(asking: Asking, seed: int) -> str:
+    """The words that this round's question about a span begins with; none in the first round."""
+    lines = (line.split(" | ") for line in prompt_lines("questions.openings.txt"))
+    ways = [words for kind, words in lines if kind == asking.kind]
+    words = ways[seed % 1000 % len(ways)]  # the seed of a mix's round is 1000 times its own, and the round's number
+    if words == "*":
+        return asking.words[:1].upper() + asking.words[1:]
+    return "" if words == "-" else words
+
+
+def _one_line(prompt: Prompt, text: str) -> str:
+    question = continued(prompt, text.strip().split("\n")[0])
     return question if question.endswith("?") else ""
 
 
