@@ -1,5 +1,6 @@
 """The laws of a curve: each size is twice the one before, all are asked the same, and nothing is measured twice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from imprint.documents import load
 from imprint.engine import Engine
 from imprint.evaluation.closed_book import Question
 from imprint.pipeline import Taught
-from imprint.recipe import Recipe
+from imprint.recipe import Recipe, WriterSettings
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.scaling import Curve, curve
@@ -20,6 +21,7 @@ from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point
 from imprint.types import Version
 from imprint.watch import SILENT
+from imprint.writers.spending import Spent
 from scholar import PASSAGES, Scholar
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 2.0}, rank=2, epochs=1)
@@ -91,3 +93,30 @@ def test_without_questions_the_writer_asks_some_and_they_are_kept_out_of_the_tex
     for point in found.points:
         taught = {e.turns[0].text for e in RunFolder(tmp_path / str(point.tokens)).examples()}
         assert not taught & {q.text for q in asked}
+
+
+def test_one_limit_of_money_holds_for_the_questions_and_all_sizes(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+
+    class Paid(Scholar):
+        @property
+        def spent(self) -> Spent:
+            return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
+
+    def writer(recipe: Recipe, *_: object) -> Paid:
+        limits.append(recipe.writer.max_usd)
+        return Paid()
+
+    monkeypatch.setattr(writing, "_writer", writer)
+    prices = WriterSettings("endpoint", "http://x/v1", "m", usd_per_million_in=1, usd_per_million_out=1, max_usd=9)
+    curve(
+        RunFolder(tmp_path), PASSAGES, Engine(tiny_base), replace(RECIPE, writer=prices), sample=2, most_tokens=1_500,
+        seed=0, questions=None, watch=SILENT,
+    )  # fmt: skip
+    sizes = sorted((f for f in tmp_path.iterdir() if f.name.isdigit()), key=lambda f: int(f.name))
+    paid = [(RunFolder(f).read("spent") or {})["usd"] for f in (tmp_path, *sizes)]
+    assert len(sizes) > 1
+    assert all(usd > 0 for usd in paid)
+    assert limits == [pytest.approx(9 - sum(paid[:i])) for i in range(len(paid))]

@@ -88,7 +88,10 @@ def curve(
     while not decision.stop:
         tokens = 2 * points[-1].tokens if points else round(planner.FEWEST_TIMES * size)
         watch.stage(f"Teaching {count} passages with {tokens:,} tokens of text")
-        score = _measured(RunFolder(run.path / str(tokens)), chosen, engine, recipe, tokens, seed, asked, watch)
+        # One limit of money holds for the questions and all sizes together.
+        beside = [run, *(RunFolder(run.path / str(p.tokens)) for p in points)]
+        here = RunFolder(run.path / str(tokens))
+        score = _measured(here, chosen, engine, recipe, tokens, seed, asked, watch, beside)
         points.append(Point(tokens, score.value, score.low, score.high))
         run.write("curve", [asdict(p) for p in points])
         decision = decide(points, budget_tokens=most_tokens)
@@ -104,11 +107,10 @@ def _questions(
     if kept is not None:
         return kept[0]
     watch.stage("Writing questions to ask")
-    writer = writing.writer_for(recipe, engine, watch)
-    reader = writing.judge_for(recipe, engine, watch) or writer
     by_id = {p.id: p for p in passages}
-    made = Questions(in_sentences=0).examples(passages, writer, seed=_OTHER_SEED + seed)
-    found = list(Audit(passages=passages).pass_through(made, by_id, reader=reader))
+    with writing.at_work(run, recipe, engine, watch) as (writer, judge, noted):
+        made = Questions(in_sentences=0).examples(passages, writer, seed=_OTHER_SEED + seed)
+        found = list(noted(Audit(passages=passages).pass_through(made, by_id, reader=judge or writer)))
     asked = hold_out(found, QUESTIONS, seed=seed, most=1.0)
     if not asked:
         raise NothingToTeach(
@@ -127,9 +129,10 @@ def _measured(
     seed: int,
     questions: Sequence[Question],
     watch: Watch,
+    beside: Sequence[RunFolder],
 ) -> Score:
     """The share of the questions answered rightly after so much text."""
-    writing.write(run, passages, engine, recipe, tokens, seed, questions, watch)
+    writing.write(run, passages, engine, recipe, tokens, seed, questions, watch, beside=beside)
     sized = replace(recipe, epochs=recipe.epochs or planner.EPOCHS)
     job = stages.job_of(run, engine.base, sized, seed)
     watch.stage("Training")

@@ -5,8 +5,9 @@ streams the same examples anew without asking again."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -238,25 +239,22 @@ def write(
     seed: int,
     questions: Sequence[Question] | None,
     watch: Watch,
+    *,
+    beside: Sequence[RunFolder] = (),
 ) -> Written:
     """Writes, audits and keeps the training text of this run, unless an earlier call has.
 
-    `questions` are kept out of it; None holds out some of the writer's own. Raises NothingToTeach."""
+    `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
+    hard limits of money. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
         return Written(report["examples"], report)
     watch.stage("Writing training text")
-    writer, judge, spending = _at_work(run, recipe, engine, watch)
     audit = _audit(run, recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
-    try:
-        made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)
-        run.write_draft(spending.noted(made))
-    finally:
-        for each in (writer, judge):
-            if each is not None and isinstance(each.writer, Closing):
-                each.writer.close()
+    with at_work(run, recipe, engine, watch, beside=beside) as (writer, judge, noted):
+        run.write_draft(noted(_made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)))
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
     count = run.write_examples(audit.count_anew(_apart(run.draft(), apart, audit)))
@@ -336,17 +334,36 @@ def _made(
     yield from audit.pass_through(RawText().examples(strange, writer, seed=seed), {p.id: p for p in strange})
 
 
-def _at_work(
-    run: RunFolder, recipe: Recipe, engine: Engine, watch: Watch
-) -> tuple[CachedWriter, CachedWriter | None, _Spending]:
-    """The writer and the judge, each with what is left of its hard limit, which holds for all calls of a run."""
-    kept = run.read("spent") or {}
-    before = {"writer": Spent(**kept.get("writer", {})), "judge": Spent(**kept.get("judge", {}))}
-    left = replace(recipe, writer=_less(recipe.writer, before["writer"]))
+Noted = Callable[[Iterator[Example]], Iterator[Example]]
+"""Passes examples on, and writes down on the way what they cost."""
+
+
+@contextlib.contextmanager
+def at_work(
+    run: RunFolder, recipe: Recipe, engine: Engine, watch: Watch, *, beside: Sequence[RunFolder] = ()
+) -> Iterator[tuple[CachedWriter, CachedWriter | None, Noted]]:
+    """The writer and the judge, each with what is left of its hard limit, which holds for all calls of a run and
+    for the runs beside it together; they are closed at the end."""
+    before = _spent([run])
+    all_before = _spent([run, *beside])
+    left = replace(recipe, writer=_less(recipe.writer, all_before["writer"]))
     if recipe.judge is not None:
-        left = replace(left, judge=_less(recipe.judge, before["judge"]))
+        left = replace(left, judge=_less(recipe.judge, all_before["judge"]))
     writer, judge = writer_for(left, engine, watch), judge_for(left, engine, watch)
-    return writer, judge, _Spending(run, {"writer": writer, "judge": judge}, before)
+    try:
+        yield writer, judge, _Spending(run, {"writer": writer, "judge": judge}, before).noted
+    finally:
+        for each in (writer, judge):
+            if each is not None and isinstance(each.writer, Closing):
+                each.writer.close()
+
+
+def _spent(runs: Sequence[RunFolder]) -> dict[str, Spent]:
+    """What the writer and the judge of these runs have cost."""
+    total = {"writer": Spent(), "judge": Spent()}
+    for kept in (run.read("spent") or {} for run in runs):
+        total = {name: spent + Spent(**kept.get(name, {})) for name, spent in total.items()}
+    return total
 
 
 def _less(settings: WriterSettings, spent: Spent) -> WriterSettings:
