@@ -44,7 +44,7 @@ class Excerpts:
             requests = dealt(prompt_lines("excerpts.requests.txt"), len(cuts) + 1, key=passage.id, seed=seed)
             edges = [0, *(spans[i][0] for i in cuts), len(passage.text)]
             for request, start, end in zip(requests, edges, edges[1:], strict=False):
-                if piece := " ".join(passage.text[start:end].split()):
+                if piece := _told(passage.text[start:end]):
                     yield self._item(passage, request, passage.text[:start], piece)
 
     def effort(self, passage: Passage) -> Effort:
@@ -61,3 +61,8 @@ class Excerpts:
             return reading([passage], piece, f"{self.name}/text", RULES)
         asked = request.replace("{title}", place(passage).rstrip(".")).replace("{start}", start)
         return exchange([passage], asked, piece, f"{self.name}/asked", RULES)
+
+
+def _told(text: str) -> str:
+    """A piece in one line, unless it has rows of a table."""
+    return text.strip() if "|" in text else " ".join(text.split())
