@@ -503,21 +503,26 @@ def each_row_of(bench: Bench, asked: Sequence[tuple[str, str, int]], together: i
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Score against training text of one arm at several sizes, with the rivals as lines."""
+    """Score against training text of arms at several sizes, with the rivals as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    taught = sorted((r for r in rows if "text_tokens" in r), key=lambda r: r["text_tokens"])
-    scores = [r["systems"]["weights"] for r in taught]
-    spread = [[s["score"] - s["low"] for s in scores], [s["high"] - s["score"] for s in scores]]
-    sizes, heights = [r["text_tokens"] for r in taught], [s["score"] for s in scores]
-    axes.errorbar(sizes, heights, spread, marker="o", capsize=3, label="weights")
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for r in sorted((r for r in rows if "text_tokens" in r), key=lambda r: r["text_tokens"]):
+        curves.setdefault(re.sub(r"-\d+$", "", r["arm"]), []).append(r)
+    for name, taught in curves.items():
+        scores = [r["systems"]["weights"] for r in taught]
+        spread = [[s["score"] - s["low"] for s in scores], [s["high"] - s["score"] for s in scores]]
+        sizes, heights = [r["text_tokens"] for r in taught], [s["score"] for s in scores]
+        axes.errorbar(sizes, heights, spread, marker="o", capsize=3, label=f"weights, {name.replace('-', ' ')}")
     for i, r in enumerate(r for r in rows if r["arm"] in READERS):
         score = r["systems"][r["arm"]]["score"]
-        axes.axhline(score, color=f"C{i + 1}", linestyle="--", linewidth=1, label=r["arm"].replace("_", " "))
+        axes.axhline(
+            score, color=f"C{i + len(curves)}", linestyle="--", linewidth=1, label=r["arm"].replace("_", " ")
+        )
     axes.set(xscale="log", xlabel="tokens of training text", ylabel="right, closed book", ylim=(0, None))
     axes.legend(fontsize=8)
     figure.tight_layout()
