@@ -219,3 +219,10 @@ def test_a_long_text_takes_a_moment_only(text: str) -> None:
 )
 def test_a_clause_that_may_be_false_alone_stays_in_its_sentence(sentence: str) -> None:
     assert split(sentence) == [sentence]
+
+
+@pytest.mark.parametrize("name", ["St. Louis", "Mt. Pankino", "Dr. Ana Petrov", "J. Edgar Hoover", "John A. Smith"])
+def test_a_name_goes_on_behind_what_is_shortened(name: str) -> None:
+    text = f"The bell was cast for {name} in 1893."
+    answers = [a.answer for a in askings(statements(Passage("d", 0, len(text), text, "Bells"))[0])]
+    assert name in answers

@@ -40,6 +40,8 @@ _NUMBER_WORDS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred"
 )
+_SHORTENED = "St|Mt|Ft|Dr|Mr|Mrs|Ms|Prof|Rev|Gen|Col|Capt|Sgt|Lt|Sen"
+"""What stands before a name with a full stop; initials do too."""
 _FILLERS = frozenset("also only least most more be been not so very and or then there up".split())
 _EMPTY = frozenset(("a year", "a month", "a week", "a day", "the age", "the whole", "the end", "the day"))
 _PRONOUNS = frozenset("It They He She This These That Those There You We I If When What How".split())
@@ -255,7 +257,7 @@ def _numbers(text: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _names(text: str) -> Iterator[tuple[int, int, str, str]]:
-    word = r"(?:[A-Z][\w'’-]*|\d+(?= [A-Z]))"
+    word = rf"(?:(?:{_SHORTENED}|[A-Z])\.(?= [A-Z])|[A-Z][\w'’-]*|\d+(?= [A-Z]))"
     for match in re.finditer(rf"(?<![\w.-]){word}(?:(?: & | of the | of | ){word})*", text):
         name = match.group()
         if re.fullmatch(rf"(?:{_MONTHS}|{_DAYS})s?|[A-Z]", name) or match.start() == 0:
