@@ -62,6 +62,23 @@ def test_when_all_are_dry_it_ends() -> None:
     assert len(mixed([(Says("a", rounds=2), 1.0)], 10**9)) == 2 * len(PASSAGES)
 
 
+def test_a_kind_is_not_dry_because_of_a_few_items_chance_left_none() -> None:
+    kinds = [(Says("a"), 30.0), (Says("b"), 1.0)]
+    told = [characters(mixed(kinds, 6_000, seed))["b"] for seed in range(20)]
+    assert all(told)
+    assert max(told) <= 300
+
+
+def test_what_is_whole_only_with_all_its_passages_is_given_all_of_them() -> None:
+    class Listens(Says):
+        def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
+            assert len(passages) == len(PASSAGES)
+            yield from super().examples(passages, writer, seed=seed)
+
+    for name in ("back_translation", "reversal"):
+        assert mixed([(Listens(name, prompts=1), 1.0)], 1_000)
+
+
 def test_every_passage_is_met_about_as_often_as_any_other() -> None:
     met = Counter(e.passages[0] for e in mixed([(Says("a"), 1.0)], 50_000))
     assert set(met) == {p.id for p in PASSAGES}

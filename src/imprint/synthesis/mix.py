@@ -1,8 +1,9 @@
 """Kinds of synthesis in shares, round after round, until there is as much text as was asked for.
 
-Each kind tells every passage once a round. The last round of a kind takes only as many passages as its share still
-has room for, drawn evenly, so that no passage is met much more often than another. A kind that has nothing new to
-say ends, and the others take over what it left. Passages of which little was told are written about again."""
+Each kind tells every passage once a round. Where its share has no room for that, it takes only some passages, by
+turns, and of what rules make only some items of every passage, so that no passage is met much more often than
+another. A kind that has nothing new to say ends, and the others take over what it left. Passages of which little
+was told are written about again."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ _DRY = 0.1
 _SPILL = 1.1
 """A round of so many passages as were to fill a share may bring so much of it, before it is cut short."""
 _LAST_ROUND = 999
-_OVER_ALL = ("unanswerable", "multi_document", "negatives", "reversal")
-"""Kinds that must see every passage to be right: what no document tells, what one alone has, and what two tell
-together."""
+_OVER_ALL = ("unanswerable", "multi_document", "negatives", "reversal", "back_translation")
+"""Kinds that must see every passage to be right: what no document tells, what one alone has, what two tell
+together, and what is a letter only as a whole."""
 _AGAIN = ("questions", "cloze", "rephrase")
 """What thinly covered passages are written about with, the first of these that a mix has."""
 
@@ -44,6 +45,8 @@ class _Part:
     """Characters of training text so far."""
     round: int = 0
     dry: bool = False
+    doubted: bool = False
+    """Whether the last round drew from what there is, and that came to next to nothing: the next takes all."""
     deck: list[int] = field(default_factory=list)
     """Passages whose turn is still to come, before any has its next."""
 
@@ -53,7 +56,8 @@ class _Part:
         dealt, self.deck = self.deck[:count], self.deck[count:]
         if missing := count - len(dealt):
             fresh = random.Random(key).sample(range(len(passages)), len(passages))
-            others = [i for i in fresh if i not in set(dealt)]
+            now = set(dealt)
+            others = [i for i in fresh if i not in now]
             self.deck = others[missing:] + dealt  # who was met just now comes last
             dealt = dealt + others[:missing]
         return [passages[i] for i in sorted(dealt)]
@@ -145,7 +149,8 @@ class _Told:
 
     def round(self, part: _Part, wanted: float) -> Iterator[Example]:
         """One round of a kind over all passages, or over as many as it has room for."""
-        fraction = min(1.0, wanted / part.first_yield) if part.first_yield else 1.0
+        some = part.first_yield and not part.doubted
+        fraction = min(1.0, wanted / part.first_yield) if some else 1.0
         key = f"{self.seed}:{part.kind.name}:{part.round}"
         whole = part.kind.name in _OVER_ALL
         if whole or not part.writes:
@@ -162,9 +167,11 @@ class _Told:
                 ended = False
                 break
         came = (part.told - before) * (len(self.passages) / max(1, len(chosen))) / kept
-        if part.round == 0:
+        if part.round == 0 and came:
             part.first_yield = came
-        part.dry = ended and came <= _DRY * part.first_yield
+        little = ended and came <= _DRY * part.first_yield
+        # Of some items chance alone may have left none.
+        part.dry, part.doubted = little and kept == 1, little and kept < 1
         part.round += 1
 
     def again(self, parts: Sequence[_Part], room: float) -> Iterator[Example]:
