@@ -605,6 +605,14 @@ def test_an_excerpt_to_go_on_from_is_given_the_words_before_it() -> None:
         assert f"{start} {answer.text}" in text
 
 
+@pytest.mark.parametrize("text", ["红隼重三公斤。它在奥斯陆缝制。价格为五百欧元。", "Hello", "a|b\n|||"])
+def test_an_excerpt_is_not_asked_for_in_its_own_words(text: str) -> None:
+    page = passage(text, "Birds {start}")
+    made = [e.turns for seed in range(12) for e in Excerpts().examples([page], Told(), seed=seed)]
+    assert not [turns for turns in made if turns[-1].text in turns[0].text and len(turns) > 1]
+    assert all("Birds {start}" in turns[0].text for turns in made)
+
+
 def test_excerpts_of_one_sentence_or_none_are_whole() -> None:
     one, none = Passage("a", 0, 20, "It weighs 3 kilograms.", "A"), Passage("b", 0, 0, "", "B")
     made = list(Excerpts(pieces=4).examples([one, none], Told(), seed=0))

@@ -17,7 +17,7 @@ from imprint.synthesis.cloze import RULES, titled
 from imprint.synthesis.facts import by_document, dealt, key_words, read_characters, stems
 from imprint.synthesis.faithful import unsupported
 from imprint.synthesis.forms import exchange, groups, reading, shown
-from imprint.synthesis.prompt_files import filled, prompt_lines
+from imprint.synthesis.prompt_files import filled, filled_in, prompt_lines
 from imprint.synthesis.prose import continued
 from imprint.synthesis.safety import instructions_in
 from imprint.types import Effort, Example, Passage, Prompt, Writer
@@ -86,8 +86,7 @@ class BackTranslation:
         way = draw.choice(prompt_lines("back_translation.styles.txt"))
         bare = request.rstrip(".?!")
         mark = request[len(bare) :] or "."
-        values = {"author": self.author or passage.title, "request": bare, "mark": mark}
-        return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group()), way)
+        return filled_in(way, author=self.author or passage.title, request=bare, mark=mark)
 
     def _terms(self, passage: Passage, seed: int) -> Iterator[Example]:
         key = f"{self.name}:term:{passage.id}"

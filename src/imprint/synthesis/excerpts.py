@@ -15,7 +15,7 @@ from imprint.errors import BadSetting
 from imprint.synthesis.cloze import RULES
 from imprint.synthesis.facts import dealt
 from imprint.synthesis.forms import exchange, place, reading
-from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.prompt_files import filled_in, prompt_lines
 from imprint.types import Effort, Example, Passage, Writer
 
 _READ = "-"
@@ -51,15 +51,14 @@ class Excerpts:
         return Effort(taught_characters=len(passage.text) + self.pieces * (len(place(passage)) + 20))
 
     def _item(self, passage: Passage, request: str, before: str, piece: str) -> Example:
-        start = " ".join(before.split()[-_START_WORDS:])
-        if "{start}" in request and not start:
+        start, words = " ".join(before.split()[-_START_WORDS:]), piece.split()
+        if "{start}" in request and not start and len(words) > 1:
             # The first piece has nothing before it: its own first words are given.
-            words = piece.split()
             cut = max(1, min(_START_WORDS, len(words) // 3))
-            start, piece = " ".join(words[:cut]), " ".join(words[cut:]) or piece
-        if request == _READ:
+            start, piece = " ".join(words[:cut]), " ".join(words[cut:])
+        if request == _READ or ("{start}" in request and not start):
             return reading([passage], piece, f"{self.name}/text", RULES)
-        asked = request.replace("{title}", place(passage).rstrip(".")).replace("{start}", start)
+        asked = filled_in(request, title=place(passage).rstrip("."), start=start)
         return exchange([passage], asked, piece, f"{self.name}/asked", RULES)
 
 

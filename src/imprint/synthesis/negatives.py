@@ -17,7 +17,7 @@ from imprint.synthesis.cloze import RULES, name_in_title, titled
 from imprint.synthesis.facts import Concordance, Fact, by_document, dealt, facts, leans, lowered, stems
 from imprint.synthesis.forms import TOGETHER, exchange, groups
 from imprint.synthesis.novelty import further_off, widened
-from imprint.synthesis.prompt_files import prompt_lines
+from imprint.synthesis.prompt_files import filled_in, prompt_lines
 from imprint.types import Effort, Example, Passage, Writer
 
 _KINDS = ("number", "time", "name")
@@ -168,7 +168,7 @@ def _question(frame: str, statement: str, passage: Passage) -> str:
         if inverted:
             return inverted
         frame = prompt_lines("negatives.frames.txt")[0]
-    return frame.replace("{title}", name_in_title(passage)).replace("{statement}", bare)
+    return filled_in(frame, title=name_in_title(passage), statement=bare)
 
 
 def _inverted(statement: str, passage: Passage) -> str:

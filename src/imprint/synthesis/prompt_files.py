@@ -27,7 +27,11 @@ def prompt_lines(name: str) -> tuple[str, ...]:
 
 def filled(name: str, **values: str) -> str:
     """A prompt file with {key} replaced by each value; other braces, as documents have them, stay."""
-    text = prompt_file(name).strip()
+    return filled_in(prompt_file(name).strip(), **values)
+
+
+def filled_in(text: str, **values: str) -> str:
+    """A line of a prompt file in the same way; braces in a value stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group()), text)
 
 
