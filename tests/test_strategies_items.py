@@ -138,7 +138,7 @@ def test_a_concordance_agrees_with_looking_through_all_passages() -> None:
 
 def test_what_may_be_told_is_found_as_by_looking_through_all_passages() -> None:
     draw = random.Random(3)
-    passages = [passage(" ".join(draw.sample(WORDS, 4)), "Of", f"d{i // 3}") for i in range(60)]
+    passages = [passage(" ".join(draw.sample(WORDS, 4)), f"Of {i % 20}", f"d{i // 3}") for i in range(60)]
     where = Concordance(passages)
     texts = [stems(f"{p.title} {p.text}") for p in passages]
     for _ in range(300):
@@ -146,8 +146,14 @@ def test_what_may_be_told_is_found_as_by_looking_through_all_passages() -> None:
         named, other = stems(thing), stems(said) - stems(thing)
         telling = [p for p, t in zip(passages, texts, strict=True) if named <= t and 2 * len(other & t) >= len(other)]
         assert list(where.telling(thing, said)) == telling
+        like = draw.choice(passages)
+        assert list(where.telling(thing, said, like=like)) == [p for p in telling if is_like(p, like)]
         own = any(other <= t for p, t in zip(passages, texts, strict=True) if p.document_id == "d4")
         assert where.may_tell(thing, said, "d4") == (not other or bool(telling) or own)
+
+
+def is_like(one: Passage, other: Passage) -> bool:
+    return one.document_id == other.document_id or one.title == other.title
 
 
 # --- rephrase ---------------------------------------------------------------------------------

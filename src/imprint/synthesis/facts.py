@@ -141,6 +141,9 @@ def is_sound(text: str, passages: Sequence[Passage], *, least_words: int = 8) ->
     )
 
 
+_NONE = array("I")
+
+
 class Concordance:
     """In which passages each word stands, by its first letters; four bytes for each word of a passage."""
 
@@ -148,8 +151,10 @@ class Concordance:
         self._passages = passages
         self._places: dict[str, array[int]] = {}
         self._of: dict[str, array[int]] = {}
+        self._titled: dict[str, array[int]] = {}
         for i, passage in enumerate(passages):
             self._of.setdefault(passage.document_id, array("I")).append(i)
+            self._titled.setdefault(passage.title, array("I")).append(i)
             text = f"{passage.title} {passage.heading} {passage.text}"
             for stem in stems(text) | stems(_JOINTS.sub(" ", text)):
                 self._places.setdefault(stem, array("I")).append(i)
@@ -166,15 +171,20 @@ class Concordance:
             common &= set(more)
         return common
 
-    def telling(self, thing: str, said: str) -> Iterator[Passage]:
-        """The passages that name a thing and have at least half of the other words said of it."""
+    def telling(self, thing: str, said: str, *, like: Passage | None = None) -> Iterator[Passage]:
+        """The passages that name a thing and have at least half of the other words said of it.
+
+        `like`: only those of its document, and those of its title."""
         named = stems(thing)
         asked = stems(said) - named
-        for i in self._near(named, asked):
+        for i in self._near(named, asked, like):
+            passage = self._passages[i]
+            if like is not None and like.document_id != passage.document_id and like.title != passage.title:
+                continue
             if not all(self._stands(stem, i) for stem in named):
                 continue
             if 2 * sum(self._stands(stem, i) for stem in asked) >= len(asked):
-                yield self._passages[i]
+                yield passage
 
     def may_tell(self, thing: str, said: str, document_id: str) -> bool:
         """Whether some passage could tell this of the thing: one that names it and has half of the other words,
@@ -182,22 +192,24 @@ class Concordance:
         asked = stems(said) - stems(thing)
         if not asked or next(self.telling(thing, said), None) is not None:
             return True
-        own = self._of.get(document_id, array("I"))
+        own = self._of.get(document_id, _NONE)
         shortest = min(own, *map(self._at, asked), key=len)
         return any(
             self._passages[i].document_id == document_id and all(self._stands(stem, i) for stem in asked)
             for i in shortest
         )
 
-    def _near(self, named: set[str], asked: set[str]) -> list[int]:
+    def _near(self, named: set[str], asked: set[str], like: Passage | None) -> list[int]:
         """The fewest passages to look at: those with the rarest word of the thing, or with one of the rarer words
-        said of it. Who has half of them has one of the rarer half."""
+        said of it (who has half of them has one of the rarer half), or those of a document and of its title."""
         rarer = sorted(map(self._at, asked), key=len)[: len(asked) // 2 + 1]
         ways = [[self._at(stem)] for stem in named] + ([rarer] if asked else [])
+        if like is not None:
+            ways.append([self._of.get(like.document_id, _NONE), self._titled.get(like.title, _NONE)])
         return sorted(set[int]().union(*min(ways, key=lambda way: sum(map(len, way)), default=[])))
 
     def _at(self, stem: str) -> array[int]:
-        return self._places.get(stem, array("I"))
+        return self._places.get(stem, _NONE)
 
     def _stands(self, stem: str, i: int) -> bool:
         places = self._at(stem)

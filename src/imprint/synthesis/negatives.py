@@ -97,7 +97,7 @@ class _Window:
         rest = stems(words) - stems(value)
         return any(
             len(rest & stems(sentence)) >= _SAID_TOO * len(rest)
-            for passage in self._where.telling(value, words)
+            for passage in self._where.telling(value, words, like=None if apart else own)
             if (passage.document_id != own.document_id and passage.title != own.title) == apart
             for sentence in _sentences(passage)
             if _stands_in(value, sentence)

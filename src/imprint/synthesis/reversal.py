@@ -115,12 +115,12 @@ def _holds_of_another(question: str, fact: Fact, where: Concordance, *, apart: b
     """Whether some passage gives the value, in the words of the question or of the statement, to another thing.
 
     One under the fact's own title, or, `apart`, under any other."""
-    title = fact.asking.statement.passage.title
+    own = fact.asking.statement.passage
     return any(
         _gives(passage, fact, stems(words))
         for words in (fact.rest, question)
-        for passage in where.telling(fact.value, words)
-        if (passage.title != title) == apart
+        for passage in where.telling(fact.value, words, like=None if apart else own)
+        if (passage.title != own.title) == apart
     )
 
 
