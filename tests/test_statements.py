@@ -68,6 +68,9 @@ CELLS = ["Deductible of Plus: $500", "Copay of Plus: 20 euros", "Deductible of B
         ("Ana | Sales | Rome\nTom | Accounts | Oslo", []),  # no head
         ("Acme | $500 | $20\nBirds | $900 | $10", []),
         ("Acme | 1987\nBirds | 1990", []),
+        ("Ana | n/a | 3\nTom | 5 | 4", []),
+        ("Rent | by use | monthly\nHeat | $20 | monthly", []),
+        ("Plan | 2023 sales | Growth\nPlus | 30 | 5%", ["Plus, 2023 sales: 30", "Growth of Plus: 5%"]),
         ("Plan | Copay\nPlus | $20\nPlus | $30", []),  # which of them?
         ("Plan | Copay\nPlus | $20 | $5\nBasic | -", []),
         ("Plan | Copay\n1 | $20\n2 | $30", []),

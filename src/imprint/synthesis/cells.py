@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _RULE = re.compile(r":?-+:?")
 _YEAR = re.compile(r"(?:FY ?)?(?:19|20)\d\d")
 _AMOUNT = re.compile(r"[-+(]*[$€£]? ?\d")
+_NO_VALUE = re.compile(r"n/?a|none|nil|no|yes|free|included|unlimited|varies|tb[ad]|unknown", re.IGNORECASE)
+"""What stands in a column of numbers in a number's place."""
 _RECORD = re.compile(r"[^\s:;|][^:;|]{0,39}: [^;]+(?:; .+)+")
 _RECORDS = 0.8
 """Share of a text's lines that are records where it comes from a csv file; elsewhere they are only like them."""
@@ -94,7 +96,7 @@ def _cells(line: str) -> list[str]:
 
 def _is_head(head: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first line names its columns: a rule stands under it, it names years, or a column of
-    numbers does not begin with one."""
+    numbers does not begin with one, and no other column begins as a row does."""
     columns = head[1:]
     if not below or not columns or not all(0 < len(c) <= _NAME_LENGTH for c in columns):
         return False
@@ -106,8 +108,15 @@ def _is_head(head: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     values = [[cell for cell in cells if cell] for cells in zip(*(row[1:] for row in whole), strict=True)]
     if all(_YEAR.fullmatch(c) for c in columns):
         return not all(_YEAR.fullmatch(cell) for cells in values for cell in cells)
-    pairs = zip(columns, values, strict=False)  # there are none where no row is whole
+    pairs = list(zip(columns, values, strict=False))  # there are none where no row is whole
+    if any(_is_value(c) or c in cells for c, cells in pairs):
+        return False
     return any(not _AMOUNT.match(c) and cells and all(map(_AMOUNT.match, cells)) for c, cells in pairs)
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is no name of a column: an amount, or what stands where there is none."""
+    return (_AMOUNT.match(cell) and not _YEAR.match(cell)) or _NO_VALUE.fullmatch(cell) is not None
 
 
 # --- records that name their columns ----------------------------------------------------------
