@@ -12,7 +12,7 @@ import pytest
 from imprint import writing
 from imprint.base import Base
 from imprint.engine import Engine
-from imprint.errors import BadSetting, NothingToTeach, OverBudget
+from imprint.errors import NothingToTeach, OverBudget
 from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
@@ -159,11 +159,6 @@ def test_a_spent_budget_ends_the_writing_and_keeps_the_text(
 def test_documents_that_say_nothing_are_refused(scholar: Scholar, tiny_base: Base, tmp_path: Path) -> None:
     with pytest.raises(NothingToTeach, match="no sentence to ask about"):
         written(tmp_path, tiny_base, [passage("12", 0)], Recipe(mix={"cloze": 1.0}))
-
-
-def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(BadSetting, match="No kind of synthesis 'poems'. There are: questions"):
-        writing.kinds(Recipe(mix={"poems": 1.0}))
 
 
 def test_a_dearer_writer_makes_a_dearer_plan() -> None:

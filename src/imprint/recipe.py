@@ -161,7 +161,7 @@ class Recipe:
         for name, fine in checks.items():
             if not fine:
                 raise BadSetting(f"The recipe's {name} = {getattr(self, name)!r} is out of range.")
-        for name in self.kinds:
+        for name in {**self.shares, **self.kinds}:
             self.kind(name)
 
     @property
@@ -177,15 +177,15 @@ class Recipe:
         made = KINDS.get(name)
         if made is None:
             raise BadSetting(f"No kind of synthesis '{name}'. There are: {', '.join(KINDS)}.")
-        return _filled(made(), self.kinds.get(name, {}), f"[kinds.{name}] of the recipe", fixed=("name",))
+        own = self.kinds.get(name, {})
+        for key, value in own.items():
+            if isinstance(value, int | float) and not 0 <= value < 1e6:
+                raise BadSetting(f"The recipe's {key} = {value!r} in [kinds.{name}] is out of range.")
+        return _filled(made(), own, f"[kinds.{name}] of the recipe", fixed=("name",))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
         return asdict(self)
-
-
-RAW_TEXT = Recipe(mix={"raw_text": 1.0})
-"""The naive rival: next-token training on the documents as they are."""
 
 
 def read(path: Path) -> Recipe:
@@ -283,3 +283,7 @@ def _typed(key: str, value: Any, default: Any, declared: Any, source: str) -> An
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise BadSetting(f"'{key}' in {source} must be {wanted[-1].__name__}; it is {value!r}.")
     return value
+
+
+RAW_TEXT = Recipe(mix={"raw_text": 1.0})
+"""The naive rival: next-token training on the documents as they are."""

@@ -46,7 +46,7 @@ HELD_OUT = 40
 
 
 def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
-    """The recipe's kinds of synthesis with their shares. Raises BadSetting for one that there is not."""
+    """The recipe's kinds of synthesis with their shares."""
     return [(recipe.kind(name), share) for name, share in recipe.shares.items()]
 
 
