@@ -23,6 +23,7 @@ from imprint.run_folder import RunFolder
 from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point, decide
 from imprint.synthesis.questions import Questions
+from imprint.synthesis.safety import instructions_in
 from imprint.training.sft import train
 from imprint.types import Passage, Score, content_hash
 from imprint.watch import Watch
@@ -108,8 +109,10 @@ def _questions(
         return kept[0]
     watch.stage("Writing questions to ask")
     by_id = {p.id: p for p in passages}
+    # Passages that read like orders to a model are shown to no writer here either.
+    shown = [p for p in passages if not (recipe.audit and instructions_in(p))]
     with writing.at_work(run, recipe, engine, watch) as (writer, judge, noted):
-        made = Questions(in_sentences=0).examples(passages, writer, seed=_OTHER_SEED + seed)
+        made = Questions(in_sentences=0).examples(shown, writer, seed=_OTHER_SEED + seed)
         found = list(noted(Audit(passages=passages).pass_through(made, by_id, reader=judge or writer)))
     asked = hold_out(found, QUESTIONS, seed=seed, most=1.0)
     if not asked:
