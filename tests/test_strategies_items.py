@@ -258,6 +258,35 @@ def test_what_the_document_also_says_is_not_denied() -> None:
     assert not list(Negatives().examples([passage(text)], Told(), seed=0))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The Kestrel weighs three kilograms. The Falcon weighs 3 kilograms.",
+        "The office opens on 5 May. The shop closes on May 5.",
+        "The office opens at 9:00. The shop opens at 9:00 a.m.",
+        "The fair is in March. The sale is in March 2021.",
+    ],
+)
+def test_the_same_value_in_other_words_is_not_denied(text: str) -> None:
+    assert not denied([passage(text)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The Kestrel weighs three kilograms. The Falcon weighs 4 kilograms.", "The fair is in June. The sale is in March 2021."],
+)
+def test_another_value_of_the_kind_is_denied(text: str) -> None:
+    assert denied([passage(text)])
+
+
+@pytest.mark.parametrize("loose", ["at least ", "up to ", "over ", "more than ", "about ", "not "])
+def test_where_another_value_would_not_be_wrong_nothing_is_denied(loose: str) -> None:
+    text = "The pass costs {}20 euros. The key costs {}10 euros."
+    assert not denied([passage(text.format(loose, loose))])
+    assert not denied([passage(text.format(loose, loose).replace("20 euros", "$20").replace("10 euros", "$10"))])
+    assert denied([passage(text.format("", ""))])
+
+
 BIRDS = ("Kestrel", "Falcon", "Osprey")
 
 

@@ -18,6 +18,7 @@ from imprint.synthesis.facts import Concordance, Fact, by_document, dealt, facts
 from imprint.synthesis.forms import TOGETHER, exchange, groups
 from imprint.synthesis.novelty import further_off, widened
 from imprint.synthesis.prompt_files import filled_in, prompt_lines
+from imprint.synthesis.quantities import dates, numbers
 from imprint.types import Effort, Example, Passage, Writer
 
 _KINDS = ("number", "time", "name")
@@ -29,6 +30,13 @@ _SAID_TOO = 0.6
 """Share of a statement's other words with which a sentence counts as saying the same of its value."""
 _VERBS = frozenset("is are was were can must may will should".split())
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_LOOSE = re.compile(
+    r"\b(?:not|never|no|nor|neither|cannot|without|if|unless|may|might|can|could|or (?:more|less|fewer)|at (?:least|most)"
+    r"|up to|(?:more|less|fewer) than)\b|n['’]t\b"
+    r"|\b(?:over|under|about|around|roughly|nearly|almost|within) (?=[$€£]?\d|[a-z]+ [a-z]+s\b)",
+    re.IGNORECASE,
+)
+"""Words with which another value is not wrong: 'at least 5 days' are at least 3, and a denial denied would affirm."""
 _DIGITS = re.compile(r"\d[\d.,:]*\d|\d")
 
 
@@ -84,7 +92,7 @@ class _Window:
         """A value of the kind that the thing does not have, and the passage it is from; '' if there is none."""
         candidates = _others(fact, self._facts)
         for value, source in draw.sample(candidates, min(_TRIES, len(candidates))):
-            if not self.is_said(fact, value, apart=False):
+            if not _may_be_same(value, fact.value) and not self.is_said(fact, value, apart=False):
                 return value, source
         return "", fact.asking.statement.passage
 
@@ -114,7 +122,8 @@ def _stands_alone(fact: Fact) -> bool:
     plain = whole.endswith(".") and not re.search(r"[?:]|for example", whole, re.IGNORECASE)
     once = len(_inside(fact.value).findall(whole)) == 1
     odd = re.search(rf"(?:\(|\d |(?:{_MONTHS}) ){re.escape(fact.value)}", whole)  # a short form; part of a date
-    return plain and once and not odd and not leans(whole) and len(whole.split()) <= _LONGEST
+    loose = _LOOSE.search(whole)
+    return plain and once and not (odd or loose or leans(whole)) and len(whole.split()) <= _LONGEST
 
 
 def _sentences(passage: Passage) -> Iterator[str]:
@@ -140,6 +149,16 @@ def _others(fact: Fact, among: Sequence[Fact]) -> list[tuple[str, Passage]]:
             value = fact.value[: own.start()] + digits.group() + fact.value[own.end() :]
             found.append((value, other.asking.statement.passage))
     return found
+
+
+def _may_be_same(one: str, other: str) -> bool:
+    """Whether two values may be one in other words: '3 poles' and 'three poles', 'March' and '5 March 2021'."""
+    if _stands_in(one, other) or _stands_in(other, one):
+        return True
+    if any(a.is_told_by(b, {str(a.year)}) or b.is_told_by(a, {str(b.year)}) for a in dates(one) for b in dates(other)):
+        return True
+    counted, also = ({n.value for n in numbers(value)} for value in (one, other))
+    return bool(counted) and counted == also
 
 
 def _fits_there(other: Fact, fact: Fact) -> bool:
