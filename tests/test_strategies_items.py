@@ -454,6 +454,12 @@ def test_each_side_is_asked_alone_whether_it_says_what_both_are_told_to_say(deni
     assert not multi(answer, kind="both")
 
 
+@pytest.mark.parametrize(("says", "compared"), [("holds", True), ("holds at least", False), ("never holds", False)])
+def test_numbers_that_leave_others_open_are_not_compared(says: str, compared: bool) -> None:
+    pages = passage(f"The Kestrel {says} 3 people."), passage(f"The Falcon {says} 5 people.", "Birds Ltd: Tents", "d2")
+    assert bool(multi(lambda _: "", *pages, kind="comparison")) == compared
+
+
 def test_neighbours_of_one_document_make_no_pair() -> None:
     assert not multi(lambda _: "", TENT, passage(BELLS, start=500), kind="comparison")
 

@@ -29,6 +29,13 @@ _LEANING = frozenset(
     "Also Then Thus Next First Second Third Below Above However Therefore Moreover Furthermore "
     "Further Similarly Instead".split()
 )
+_LOOSE = re.compile(
+    r"\b(?:not|never|no|nor|neither|cannot|without|if|unless|may|might|can|could|or (?:more|less|fewer)"
+    r"|at (?:least|most)|up to|(?:more|less|fewer) than)\b|n['’]t\b"
+    r"|\b(?:over|under|about|around|roughly|nearly|almost|within) (?=[$€£]?\d|[a-z]+ [a-z]+s\b)",
+    re.IGNORECASE,
+)
+"""Words with which another value is not wrong: 'at least 5' is at least 3, and a denial denied would affirm."""
 _JOINTS = re.compile(r"['’-]")
 _STEM = 5
 """Letters by which words count as the same: 'insure' and 'insurance'."""
@@ -75,6 +82,11 @@ def leans(text: str) -> bool:
     """Whether a sentence needs the one before it to be understood: 'It weighs 3 kilograms.'"""
     first = text.split()[0] if text.split() else ""
     return first.strip("\"'(“,") in _LEANING or not first or first.endswith("ly,")
+
+
+def is_loose(text: str) -> bool:
+    """Whether what a sentence says of a value leaves others open, or is denied."""
+    return _LOOSE.search(text) is not None
 
 
 def lowered(text: str, passage: Passage) -> str:

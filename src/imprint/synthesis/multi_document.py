@@ -19,6 +19,7 @@ from imprint.synthesis.design import Cell, cells
 from imprint.synthesis.facts import (
     Fact,
     facts,
+    is_loose,
     is_sound,
     key_words,
     leans,
@@ -250,6 +251,8 @@ def _comparison(one: Fact, other: Fact, labels: tuple[str, str], draw: random.Ra
     if len(values) < 2:
         return None
     same = one.subject.lower() == other.subject.lower()
+    if not same and any(map(is_loose, texts)):
+        return None  # 'at least 3' may be more than 5, and what does not weigh 3 may weigh more than 8
     names = list(labels) if same else [_named(one), _named(other)]
     words = next(w for w in _MORE if one.asking.words.startswith(w))
     less = draw.random() < 0.5

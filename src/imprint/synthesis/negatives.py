@@ -11,10 +11,11 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from imprint.documents import sentences
 from imprint.synthesis.cloze import RULES, name_in_title, titled
-from imprint.synthesis.facts import Concordance, Fact, by_document, dealt, facts, leans, lowered, stems
+from imprint.synthesis.facts import Concordance, Fact, by_document, dealt, facts, is_loose, leans, lowered, stems
 from imprint.synthesis.forms import TOGETHER, exchange, groups
 from imprint.synthesis.novelty import further_off, widened
 from imprint.synthesis.prompt_files import filled_in, prompt_lines
@@ -30,13 +31,6 @@ _SAID_TOO = 0.6
 """Share of a statement's other words with which a sentence counts as saying the same of its value."""
 _VERBS = frozenset("is are was were can must may will should".split())
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-_LOOSE = re.compile(
-    r"\b(?:not|never|no|nor|neither|cannot|without|if|unless|may|might|can|could|or (?:more|less|fewer)|at (?:least|most)"
-    r"|up to|(?:more|less|fewer) than)\b|n['’]t\b"
-    r"|\b(?:over|under|about|around|roughly|nearly|almost|within) (?=[$€£]?\d|[a-z]+ [a-z]+s\b)",
-    re.IGNORECASE,
-)
-"""Words with which another value is not wrong: 'at least 5 days' are at least 3, and a denial denied would affirm."""
 _DIGITS = re.compile(r"\d[\d.,:]*\d|\d")
 
 
@@ -122,8 +116,7 @@ def _stands_alone(fact: Fact) -> bool:
     plain = whole.endswith(".") and not re.search(r"[?:]|for example", whole, re.IGNORECASE)
     once = len(_inside(fact.value).findall(whole)) == 1
     odd = re.search(rf"(?:\(|\d |(?:{_MONTHS}) ){re.escape(fact.value)}", whole)  # a short form; part of a date
-    loose = _LOOSE.search(whole)
-    return plain and once and not (odd or loose or leans(whole)) and len(whole.split()) <= _LONGEST
+    return plain and once and not (odd or leans(whole) or is_loose(whole)) and len(whole.split()) <= _LONGEST
 
 
 def _sentences(passage: Passage) -> Iterator[str]:
@@ -155,7 +148,8 @@ def _may_be_same(one: str, other: str) -> bool:
     """Whether two values may be one in other words: '3 poles' and 'three poles', 'March' and '5 March 2021'."""
     if _stands_in(one, other) or _stands_in(other, one):
         return True
-    if any(a.is_told_by(b, {str(a.year)}) or b.is_told_by(a, {str(b.year)}) for a in dates(one) for b in dates(other)):
+    pairs = [(a, b) for first in dates(one) for second in dates(other) for a, b in permutations((first, second))]
+    if any(a.is_told_by(b, {str(a.year)}) for a, b in pairs):
         return True
     counted, also = ({n.value for n in numbers(value)} for value in (one, other))
     return bool(counted) and counted == also
