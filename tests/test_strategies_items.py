@@ -11,7 +11,7 @@ from imprint.synthesis import skills
 from imprint.synthesis.back_translation import BackTranslation, explained, kind_of
 from imprint.synthesis.cloze import ABSTENTION
 from imprint.synthesis.excerpts import Excerpts
-from imprint.synthesis.facts import Concordance, dealt, facts, is_sound, overlap, stems
+from imprint.synthesis.facts import Concordance, dealt, facts, is_sound, key_words, overlap, stems
 from imprint.synthesis.multi_document import MultiDocument
 from imprint.synthesis.negatives import Negatives
 from imprint.synthesis.novelty import new_parts, set_aside, without_repeats
@@ -253,6 +253,28 @@ def test_as_many_are_denied_as_confirmed_and_a_wrong_value_is_learnt_only_where_
         assert question[-1] == "?"
 
 
+def test_a_blank_is_no_word() -> None:
+    assert key_words("The Kestrel weighs ____ and costs ____5.") == ["kestrel", "weighs", "costs", "5"]
+
+
+@pytest.mark.parametrize(
+    ("also", "wrong"),
+    [
+        ("The office is in the City of Rome too.", "office is in Rome"),
+        ("The Kestrel also comes with five poles.", "Kestrel comes with 5 poles"),
+        ("The fair also opens on May 5.", "fair opens on 5 May"),
+        ("The fee of $1,000.00 is raised in June.", "fee is $1,000"),
+    ],
+)
+def test_what_the_document_also_says_in_other_words_is_not_denied(also: str, wrong: str) -> None:
+    text = (
+        "The office is in Oslo. The shop is in Rome. The Kestrel comes with 3 poles. The Falcon comes with 5 poles. "
+        "The fair opens on 3 June. The hall opens on 5 May. The fee is $900. The bonus is $1,000."
+    )
+    asked = [" ".join(e.turns[0].text for e in denied([passage(t)], 40)) for t in (text, f"{text} {also}")]
+    assert [wrong in a for a in asked] == [True, False]
+
+
 def test_what_the_document_also_says_is_not_denied() -> None:
     text = "The Kestrel comes with 3 poles. The Kestrel also comes with 5 poles."
     assert not list(Negatives().examples([passage(text)], Told(), seed=0))
@@ -314,8 +336,8 @@ def test_a_line_set_aside_is_not_denied() -> None:
     assert not any("9 beds" in e.turns[0].text for e in denied(kept))
 
 
-def denied(pages: Sequence[Passage]) -> list[Example]:
-    made = [e for seed in range(6) for e in Negatives().examples(pages, Told(), seed=seed)]
+def denied(pages: Sequence[Passage], rounds: int = 6) -> list[Example]:
+    made = [e for seed in range(rounds) for e in Negatives().examples(pages, Told(), seed=seed)]
     return [e for e in made if e.generator == "negatives/denied"]
 
 

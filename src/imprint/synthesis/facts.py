@@ -30,7 +30,7 @@ _LEANING = frozenset(
     "Further Similarly Instead".split()
 )
 _LOOSE = re.compile(
-    r"\b(?:not|never|no|nor|neither|cannot|without|if|unless|may|might|can|could|or (?:more|less|fewer)"
+    r"\b(?:not|never|no|nor|neither|cannot|without|if|unless|(?-i:may)|might|can|could|or (?:more|less|fewer)"
     r"|at (?:least|most)|up to|(?:more|less|fewer) than)\b|n['’]t\b"
     r"|\b(?:over|under|about|around|roughly|nearly|almost|within) (?=[$€£]?\d|[a-z]+ [a-z]+s\b)",
     re.IGNORECASE,
@@ -122,8 +122,8 @@ def read_characters(prompts: Iterable[Prompt]) -> int:
 
 
 def key_words(text: str) -> list[str]:
-    """The words of a text that carry meaning, in small letters."""
-    return [w for w in re.findall(r"\w[\w'-]*", text.lower()) if w not in _FUNCTION_WORDS]
+    """The words of a text that carry meaning, in small letters; the blank of a gap is none."""
+    return [w for w in re.findall(r"[^\W_][\w'-]*", text.lower()) if w not in _FUNCTION_WORDS]
 
 
 def overlap(found: str, wanted: str) -> float:

@@ -31,6 +31,9 @@ _SAID_TOO = 0.6
 """Share of a statement's other words with which a sentence counts as saying the same of its value."""
 _VERBS = frozenset("is are was were can must may will should".split())
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+_SMALL = {str(i): word for i, word in enumerate(_WORDS, 1)}
+"""Numbers that texts have as words as well."""
 _DIGITS = re.compile(r"\d[\d.,:]*\d|\d")
 
 
@@ -98,11 +101,11 @@ class _Window:
         words = f"{fact.subject} {fact.rest}"
         rest = stems(words) - stems(value)
         return any(
-            len(rest & stems(sentence)) >= _SAID_TOO * len(rest)
-            for passage in self._where.telling(value, words, like=None if apart else own)
+            len(rest & stems(sentence)) >= _SAID_TOO * len(rest) and _is_said_in(value, sentence)
+            for wording in _wordings(value)
+            for passage in self._where.telling(wording, words, like=None if apart else own)
             if (passage.document_id != own.document_id and passage.title != own.title) == apart
             for sentence in _sentences(passage)
-            if _stands_in(value, sentence)
         )
 
 
@@ -146,13 +149,28 @@ def _others(fact: Fact, among: Sequence[Fact]) -> list[tuple[str, Passage]]:
 
 def _may_be_same(one: str, other: str) -> bool:
     """Whether two values may be one in other words: '3 poles' and 'three poles', 'March' and '5 March 2021'."""
-    if _stands_in(one, other) or _stands_in(other, one):
+    return _is_said_in(one, other) or _is_said_in(other, one)
+
+
+def _is_said_in(value: str, text: str) -> bool:
+    """Whether a text has a value, perhaps in other words."""
+    if _stands_in(value, text):
         return True
-    pairs = [(a, b) for first in dates(one) for second in dates(other) for a, b in permutations((first, second))]
-    if any(a.is_told_by(b, {str(a.year)}) for a, b in pairs):
-        return True
-    counted, also = ({n.value for n in numbers(value)} for value in (one, other))
-    return bool(counted) and counted == also
+    own = dates(value)
+    pairs = [(a, b) for first in own for second in dates(text) for a, b in permutations((first, second))]
+    if own:
+        return any(a.is_told_by(b, {str(a.year)}) for a, b in pairs)
+    counted = {n.value for n in numbers(value)}
+    return bool(counted) and counted <= {n.value for n in numbers(text)}
+
+
+def _wordings(value: str) -> list[str]:
+    """A value with its one small number in digits, and in a word."""
+    found = numbers(value)
+    if len(found) != 1 or found[0].value not in _SMALL:
+        return [value]
+    before, after = value[: found[0].start], value[found[0].end :]
+    return [f"{before}{form}{after}" for form in (found[0].value, _SMALL[found[0].value])]
 
 
 def _fits_there(other: Fact, fact: Fact) -> bool:
