@@ -676,6 +676,12 @@ def test_an_excerpt_is_not_asked_for_in_its_own_words(text: str) -> None:
     assert all("Birds {start}" in turns[0].text for turns in made)
 
 
+def test_an_excerpt_that_opens_with_a_table_is_not_cut_within_its_rows() -> None:
+    text = "Plan | Copay\nPlus | $20\nBasic | $30"
+    made = [e for seed in range(12) for e in Excerpts(pieces=1).examples([passage(text)], Told(), seed=seed)]
+    assert all(text in e.turns[-1].text for e in made)
+
+
 def test_excerpts_of_one_sentence_or_none_are_whole() -> None:
     one, none = Passage("a", 0, 20, "It weighs 3 kilograms.", "A"), Passage("b", 0, 0, "", "B")
     made = list(Excerpts(pieces=4).examples([one, none], Told(), seed=0))

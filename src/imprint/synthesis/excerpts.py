@@ -52,7 +52,7 @@ class Excerpts:
 
     def _item(self, passage: Passage, request: str, before: str, piece: str) -> Example:
         start, words = " ".join(before.split()[-_START_WORDS:]), piece.split()
-        if "{start}" in request and not start and len(words) > 1:
+        if "{start}" in request and not start and len(words) > 1 and "|" not in piece:
             # The first piece has nothing before it: its own first words are given.
             cut = max(1, min(_START_WORDS, len(words) // 3))
             start, piece = " ".join(words[:cut]), " ".join(words[cut:])
