@@ -356,7 +356,8 @@ class Bench:
         """What the right answers cost, closed book, in nats a token: a finer measure than right or wrong."""
         from imprint.writers.local import LocalWriter
 
-        pairs = [(self.put(closed_way, q.text), q.answers[0]) for q in self.questions if q.answers]
+        gap = " " if self.options.set in BEGUN else ""  # the answer goes on with a sentence
+        pairs = [(self.put(closed_way, q.text), gap + q.answers[0]) for q in self.questions if q.answers]
         likely = LocalWriter(self.base).likelihoods([p for p, _ in pairs], [a for _, a in pairs])
         return -sum(likely) / len(likely)
 
@@ -469,7 +470,7 @@ def main() -> None:
     }
     if options.json and options.json.exists():
         result["rows"] = json.loads(options.json.read_text("utf-8"))["rows"]
-    kept = {r["arm"] for r in result["rows"]}
+    kept = {r["arm"] for r in result["rows"] if r["data"] == options.set}
     asked = [a for a in arms(options) if a[0] not in kept]
     for made in each_row_of(bench, asked, options.together):
         result["rows"].append(made)

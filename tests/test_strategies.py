@@ -492,3 +492,15 @@ def test_prose_speaks_of_the_matter_and_not_of_the_text(written: str, kept: bool
     shown = "<text>\nThe tent weighs 3 kilograms. The sentence was passed in 1931 by a judge.\n</text>\n\nTell it."
     prompt = Prompt((Turn("user", shown),), begun="In short,")
     assert bool(prose(prompt, written)) == kept
+
+
+def test_a_document_is_summed_up_only_where_most_of_it_is_at_hand() -> None:
+    text = "The Kestrel weighs 3 kilograms and is sewn in Pellivost. " * 4
+    parts = [Passage("d", i, i + len(text), f"{text}Part {i}.", "Tents", whole=text * 3) for i in range(3)]
+
+    def documents(passages: Sequence[Passage]) -> int:
+        made = Summaries().examples(passages, Scholar(), seed=0)
+        return sum(e.generator.endswith("/document") for e in made)
+
+    assert documents(parts) == 1
+    assert documents(parts[:2]) == 0

@@ -688,3 +688,10 @@ def test_excerpts_of_one_sentence_or_none_are_whole() -> None:
     assert [e.passages for e in made] == [(one.id,)]
     with pytest.raises(BadSetting, match="pieces"):
         Excerpts(pieces=0)
+
+
+def test_an_excerpt_does_not_begin_with_a_sentence_that_leans() -> None:
+    text = "The Kestrel is a tent. It weighs 3 kilograms. Its poles are of ash. The Falcon is a tent too. It costs 85 euros."
+    made = [e for seed in range(12) for e in Excerpts(pieces=3).examples([passage(text)], Told(), seed=seed)]
+    assert any("Falcon" in e.turns[-1].text and "Kestrel" not in e.turns[-1].text for e in made)
+    assert not [e for e in made if e.turns[-1].text.removeprefix("Acme: Tents. ").startswith(("It ", "Its "))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from imprint.documents import sentences
 from imprint.errors import BadSetting
 from imprint.synthesis.cloze import RULES
-from imprint.synthesis.facts import dealt
+from imprint.synthesis.facts import dealt, leans
 from imprint.synthesis.forms import exchange, place, reading
 from imprint.synthesis.prompt_files import filled_in, prompt_lines
 from imprint.types import Effort, Example, Passage, Writer
@@ -40,9 +40,11 @@ class Excerpts:
         for passage in passages:
             spans = sentences(passage.text)
             draw = random.Random(f"{passage.id}:{seed}")
-            cuts = sorted(draw.sample(range(1, len(spans)), min(self.pieces, len(spans)) - 1)) if spans else []
+            # A sentence that leans on the one before it would tell of the wrong thing.
+            whole = [start for start, end in spans[1:] if not leans(passage.text[start:end])]
+            cuts = sorted(draw.sample(whole, min(self.pieces - 1, len(whole))))
             requests = dealt(prompt_lines("excerpts.requests.txt"), len(cuts) + 1, key=passage.id, seed=seed)
-            edges = [0, *(spans[i][0] for i in cuts), len(passage.text)]
+            edges = [0, *cuts, len(passage.text)]
             for request, start, end in zip(requests, edges, edges[1:], strict=False):
                 if piece := _told(passage.text[start:end]):
                     yield self._item(passage, request, passage.text[:start], piece)

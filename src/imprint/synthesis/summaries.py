@@ -21,6 +21,8 @@ _SENTENCE_TOKENS, _PARAGRAPH_TOKENS, _PART_TOKENS, _DOCUMENT_TOKENS = 64, 150, 9
 _SENTENCE_CHARACTERS, _PARAGRAPH_CHARACTERS, _DOCUMENT_CHARACTERS = 150, 420, 480
 _KEPT = 0.7
 """Share of the summaries that are whole and pass the audit; a guess until a run has told."""
+_COVERED = 0.7
+"""Share of a document's characters that must be among the passages for it to be summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Summaries:
         passages = [p for p in passages if p.text.strip()]
         cells = iter(design.cells(3 * len(passages), seed=seed))
         left = Counter(p.document_id for p in passages)
+        given = Counter[str]()
+        for p in passages:
+            given[p.document_id] += len(p.text)
         lines: dict[str, list[tuple[Passage, str]]] = {}
         for group in groups(passages):
             prompts = [p for passage in group for p in self._prompts(passage, next(cells), next(cells))]
@@ -57,6 +62,8 @@ class Summaries:
                 left[passage.document_id] -= 1
                 if not left[passage.document_id]:
                     told = lines.pop(passage.document_id, [])
+                    if given[passage.document_id] < _COVERED * len(passage.whole):
+                        continue  # a round over some passages knows not the whole document
                     ended.append(_Told([p for p, _ in told], [s for _, s in told], next(cells)))
             # Of a document of one passage its paragraph says it all.
             yield from self._documents([d for d in ended if len(d.passages) > 1], writer, seed)
