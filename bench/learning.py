@@ -36,8 +36,8 @@ SEED = 17
 SETS = ("squad", "squad_all", "fictional", "contoso")
 READERS = ("untouched", "full_context", "full_context+read", "rag", "rag+read")
 ANSWER_TOKENS = {"contoso": 96}
-ASKED_FOR = {"contoso": " Answer in a whole sentence."}
-"""Said after every question, to every system alike: the right answers of this set are sentences."""
+ASKED_FOR = {"contoso": " Answer in a few sentences."}
+"""Said after every question, to every system alike: the right answers of this set have 49 words on average."""
 BEGUN = {"fictional": "Complete the sentence."}
 """What is asked where a set's questions are beginnings of sentences: these are put in every system's mouth."""
 Way = Callable[[str, str], Any]

@@ -184,3 +184,19 @@ def test_a_question_keeps_the_words_it_was_begun_with() -> None:
     passage = Passage("d", 0, len(text), text, "Tents")
     made = Questions(in_sentences=0.0).examples([passage], Rest(), seed=1)
     assert any("How many kilograms does the Kestrel weigh" in e.turns[0].text for e in made)
+
+
+def test_a_question_is_also_answered_in_a_sentence_and_in_a_few() -> None:
+    class Asks:
+        name = "asks"
+
+        def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+            return [Text("What does the tent weigh in all?") for _ in prompts]
+
+    told = ("The Kestrel is a tent.", "It weighs 3 kilograms.", "Ana Petrov sews it.", "The Falcon is dear.")
+    text = " ".join(told)
+    passage = Passage("d", 0, len(text), text, "Tents")
+    made = Questions(in_sentences=1.0, in_paragraphs=1.0).examples([passage], Asks(), seed=0)
+    answers = {e.generator: e.turns[1].text for e in made if "3 kilograms" in e.turns[1].text}
+    assert answers["questions/sentence"] == told[1]
+    assert answers["questions/paragraph"] == " ".join(told[:3])  # 'It' is told with what it stands for

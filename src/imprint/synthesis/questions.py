@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from imprint.documents import sentences
 from imprint.synthesis import skills
 from imprint.synthesis.cloze import passage_askings, placed, titled
+from imprint.synthesis.facts import leans
 from imprint.synthesis.forms import exchange, groups, shown
 from imprint.synthesis.prompt_files import prompt_lines
 from imprint.synthesis.prose import continued
 from imprint.synthesis.statements import Asking
 from imprint.types import Effort, Example, Passage, Prompt, Writer
 
-_ANSWER_WORDS = 12
+_ANSWER_WORDS, _SENTENCE_WORDS, _PARAGRAPH_WORDS = 12, 45, 90
+"""Longest answers: short ones, in a sentence, in a few."""
 _EMPTY_OPENINGS = frozenset(
     "unless their its his her our your my which who whom whose that they it he she we you this these those what "
     "when where why how if because although and or but not only also very as than so such same other another each "
@@ -42,6 +44,8 @@ class Questions:
     temperature: float = 0.7
     in_sentences: float = 0.15
     """Share of the questions that are asked once more for a whole sentence."""
+    in_paragraphs: float = 0.08
+    """Share of the questions that are asked once more for a few sentences."""
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """Items of one round, passage by passage."""
@@ -78,10 +82,13 @@ class Questions:
         draw = random.Random(f"{passage.id}:{seed}:{question}")
         way = draw.choice((str, str, lambda q: placed(q, passage), lambda q: titled(q, passage)))
         yield exchange([passage], way(question), _as_answer(answer), f"{self.name}/short", writer)
-        sentence = _sentence_with(answer, passage)
+        sentence, paragraph = _told_with(answer, passage)
         if sentence and draw.random() < self.in_sentences:
             asked = f"{way(question)} Answer in a whole sentence."
             yield exchange([passage], asked, sentence, f"{self.name}/sentence", writer)
+        if paragraph and draw.random() < self.in_paragraphs:
+            asked = f"{way(question)} Answer in a few sentences."
+            yield exchange([passage], asked, paragraph, f"{self.name}/paragraph", writer)
 
 
 def _worth_asking(asking: Asking) -> bool:
@@ -123,8 +130,17 @@ def _as_answer(answer: str) -> str:
     return answer.strip().rstrip(".,;:")
 
 
-def _sentence_with(answer: str, passage: Passage) -> str:
-    """The sentence in which an answer stands; '' where it is several, none, or too long."""
-    found = [" ".join(passage.text[a:b].split()) for a, b in sentences(passage.text)]
-    found = [s for s in found if answer.lower().strip(" .") in s.lower()]
-    return found[0] if len(found) == 1 and len(found[0].split()) <= 45 else ""
+def _told_with(answer: str, passage: Passage) -> tuple[str, str]:
+    """The sentence in which an answer stands, and two or three from there on; '' where it stands in several, in
+    none, or where they are too long."""
+    told = [" ".join(passage.text[a:b].split()) for a, b in sentences(passage.text)]
+    found = [i for i, s in enumerate(told) if answer.lower().strip(" .") in s.lower()]
+    if len(found) != 1 or len(told[found[0]].split()) > _SENTENCE_WORDS:
+        return "", ""
+    first = found[0] - 1 if found[0] and leans(told[found[0]]) else found[0]
+    last = found[0] + 1
+    while (
+        last < len(told) and last - first < 3 and len(" ".join(told[first : last + 1]).split()) <= _PARAGRAPH_WORDS
+    ):
+        last += 1
+    return told[found[0]], " ".join(told[first:last]) if last - first > 1 else ""
