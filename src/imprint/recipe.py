@@ -15,8 +15,8 @@ from imprint.synthesis import KINDS
 from imprint.types import Generator
 
 LOCAL_MIX = {
-    "questions": 5.0,
-    "cloze": 2.0,
+    "questions": 6.0,
+    "cloze": 1.5,
     "reversal": 1.0,
     "negatives": 0.25,
     "unanswerable": 0.25,
