@@ -66,7 +66,7 @@ def test_a_kind_is_not_dry_because_of_a_few_items_chance_left_none() -> None:
     kinds = [(Says("a"), 30.0), (Says("b"), 1.0)]
     told = [characters(mixed(kinds, 6_000, seed))["b"] for seed in range(20)]
     assert all(told)
-    assert max(told) <= 300
+    assert max(told) <= 450
 
 
 def test_what_is_whole_only_with_all_its_passages_is_given_all_of_them() -> None:

@@ -21,8 +21,9 @@ _AGAIN_SHARE = 0.1
 """Of the whole text, for passages of which little was told."""
 _DRY = 0.1
 """A kind ends whose round brought less than this share of what its first round brought."""
-_SPILL = 1.1
-"""A round of so many passages as were to fill a share may bring so much of it, before it is cut short."""
+_SPILL, _SPILL_OF_RULES = 1.1, 1.5
+"""A round of so many passages as were to fill a share may bring so much of it, before it is cut short; more where a
+cut would leave the last passages without any."""
 _LAST_ROUND = 999
 _OVER_ALL = ("unanswerable", "multi_document", "negatives", "reversal", "back_translation")
 """Kinds that must see every passage to be right: what no document tells, what one alone has, what two tell
@@ -160,10 +161,11 @@ class _Told:
         # What rules make costs nothing: some of every passage tells more than all of some.
         kept = 1.0 if part.writes else fraction
         before, ended = part.told, True
+        most = wanted * (_SPILL_OF_RULES if not part.writes else 1.0 if whole else _SPILL)
         for example in self._audited(part, chosen, part.round, _drawn(kept, key)):
             part.told += sum(len(t.text) for t in example.turns)
             yield example
-            if part.told - before >= wanted * (1.0 if whole else _SPILL):
+            if part.told - before >= most:
                 ended = False
                 break
         came = (part.told - before) * (len(self.passages) / max(1, len(chosen))) / kept
