@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from imprint.synthesis.prompt_files import prompt_lines
 from imprint.synthesis.skills import ABSTENTION
 from imprint.types import Passage, Prompt, Text
+from imprint.writers.spending import Spent
 
 TITLE = "Acme Ltd: Products"
 TEXTS = (
@@ -72,3 +73,11 @@ class Scholar:
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         self.asked += [(p, seed) for p in prompts]
         return [Text(self.reply(p)) for p in prompts]
+
+
+class Paid(Scholar):
+    """A scholar who takes a tenth of a cent for each answer."""
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))

@@ -21,8 +21,7 @@ from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point
 from imprint.types import Version
 from imprint.watch import SILENT
-from imprint.writers.spending import Spent
-from scholar import PASSAGES, Scholar, passage
+from scholar import PASSAGES, Paid, Scholar, passage
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 2.0}, rank=2, epochs=1)
 ASKED = [Question("How many kilograms does the Kestrel weigh?", ("3",)), Question("Who drew it?", ("Ana Petrov",))]
@@ -99,11 +98,6 @@ def test_one_limit_of_money_holds_for_the_questions_and_all_sizes(
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float | None] = []
-
-    class Paid(Scholar):
-        @property
-        def spent(self) -> Spent:
-            return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
 
     def writer(recipe: Recipe, *_: object) -> Paid:
         limits.append(recipe.writer.max_usd)

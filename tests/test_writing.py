@@ -20,8 +20,7 @@ from imprint.synthesis.coverage import Coverage
 from imprint.types import Passage, Prompt, Text
 from imprint.watch import SILENT
 from imprint.writers.endpoint import EndpointWriter
-from imprint.writers.spending import Spent
-from scholar import PASSAGES, Scholar, passage
+from scholar import PASSAGES, Paid, Scholar, passage
 from scholar import scholar as scholar_of
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 1.0, "rephrase": 1.0})
@@ -175,11 +174,6 @@ def test_what_was_spent_before_a_kill_counts_against_the_limit(
 ) -> None:
     limits: list[float | None] = []
 
-    class Paid(Scholar):
-        @property
-        def spent(self) -> Spent:
-            return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
-
     def writer(recipe: Recipe, *_: object) -> Paid:
         limits.append(recipe.writer.max_usd)
         return Paid()
@@ -199,11 +193,6 @@ def test_the_writer_and_the_judge_have_a_limit_each_and_both_are_noted(
     home: Path, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float | None] = []
-
-    class Paid(Scholar):
-        @property
-        def spent(self) -> Spent:
-            return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
 
     def writer(recipe: Recipe, *_: object) -> Paid:
         limits.append(recipe.writer.max_usd)
