@@ -112,11 +112,11 @@ def may_be_judged(example: Example) -> bool:
 
 
 def is_short_answer(example: Example) -> bool:
-    """Whether an example is a question and an answer of few words that the text gives."""
+    """Whether an example is a question and an answer that the text gives: of few words, or the sentences around them."""
     if [t.role for t in example.turns] != ["user", "assistant"] or _abstains(example):
         return False
     question, answer = example.turns
-    short = 0 < len(answer.text.split()) <= _SHORT or example.generator.endswith("/sentence")
+    short = 0 < len(answer.text.split()) <= _SHORT or example.generator.endswith(("/sentence", "/paragraph"))
     return answer.learn and "?" in question.text and short
 
 
