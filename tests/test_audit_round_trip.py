@@ -184,3 +184,11 @@ def test_a_report_says_by_whom_items_were_checked() -> None:
     assert by("rules") == {"rules alone": 1}
     assert by("base", reader="base") == by("base", reader="base", judge="base") == {"its own writer": 1}
     assert by("base", reader="base", judge="big") == by("base", reader="big") == {"another writer": 1}
+
+
+@pytest.mark.parametrize("variant", ["questions/sentence", "questions/paragraph"])
+def test_an_answer_in_whole_sentences_stands_where_they_hold_what_is_read(variant: str) -> None:
+    told = f"{TEXT} It was drawn by Ana Petrov in 1987, and is sewn in Pellivost by hand."
+    item = replace(asked("What colour is the Kestrel? Answer in a few sentences.", told), generator=variant)
+    assert passed([item], Says("green"))[0] == [item]
+    assert passed([item], Says("brown"))[0] == []

@@ -112,7 +112,7 @@ def may_be_judged(example: Example) -> bool:
 
 
 def is_short_answer(example: Example) -> bool:
-    """Whether an example is a question and an answer that the text gives: of few words, or the sentences around them."""
+    """Whether an example is a question and an answer that the text gives: few words or their sentences."""
     if [t.role for t in example.turns] != ["user", "assistant"] or _abstains(example):
         return False
     question, answer = example.turns
