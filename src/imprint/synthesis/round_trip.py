@@ -24,6 +24,9 @@ TOGETHER = 64
 _SHORT = 12
 """Words up to which an answer can be compared with another by its words."""
 
+_HELD = 0.8
+"""Share of the words of a short answer that sentences must hold."""
+
 READ_ALREADY = ("self_study/question",)
 """Variants whose answer is itself what a reading of the passage gave: their writer, asked the same again, would say
 the same, right or wrong."""
@@ -58,7 +61,7 @@ def round_trip(
                 yield example
             elif (again := answers[id(example)]) is None:
                 continue  # what was not read is not known to be right
-            elif agree(example.turns[1].text, again):
+            elif (holds if _in_sentences(example) else agree)(example.turns[1].text, again):
                 yield example
             else:
                 drop(example, Finding("round trip", f"read again: {again.strip()[:80] or 'nothing'}"))
@@ -116,8 +119,20 @@ def is_short_answer(example: Example) -> bool:
     if [t.role for t in example.turns] != ["user", "assistant"] or _abstains(example):
         return False
     question, answer = example.turns
-    short = 0 < len(answer.text.split()) <= _SHORT or example.generator.endswith(("/sentence", "/paragraph"))
+    short = 0 < len(answer.text.split()) <= _SHORT or _in_sentences(example)
     return answer.learn and "?" in question.text and short
+
+
+def _in_sentences(example: Example) -> bool:
+    return example.generator.endswith(("/sentence", "/paragraph"))
+
+
+def holds(told: str, read: str) -> bool:
+    """Whether sentences hold what was read: nearly all of its words, and every number."""
+    a, b = answer_words(told), answer_words(read)
+    if not {w for w in b if any(c.isdigit() for c in w)} <= set(a):
+        return False
+    return bool(b) and sum((Counter(a) & Counter(b)).values()) >= _HELD * len(b)
 
 
 def agree(one: str, other: str) -> bool:
