@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from imprint.recipe import Recipe
 from imprint.synthesis.prompt_files import prompt_lines
 from imprint.synthesis.skills import ABSTENTION
 from imprint.types import Passage, Prompt, Text
@@ -81,3 +82,13 @@ class Paid(Scholar):
     @property
     def spent(self) -> Spent:
         return Spent(requests=len(self.asked), usd=0.001 * len(self.asked))
+
+
+def paid(limits: list[float | None]) -> Callable[..., Paid]:
+    """What stands for writing._writer: a paid scholar named as the recipe's model, the limit it is given noted."""
+
+    def writer(recipe: Recipe, *_: object) -> Paid:
+        limits.append(recipe.writer.max_usd)
+        return Paid(name=recipe.writer.model)
+
+    return writer

@@ -21,7 +21,7 @@ from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point
 from imprint.types import Version
 from imprint.watch import SILENT
-from scholar import PASSAGES, Paid, Scholar, passage
+from scholar import PASSAGES, Scholar, paid, passage
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 2.0}, rank=2, epochs=1)
 ASKED = [Question("How many kilograms does the Kestrel weigh?", ("3",)), Question("Who drew it?", ("Ana Petrov",))]
@@ -98,22 +98,17 @@ def test_one_limit_of_money_holds_for_the_questions_and_all_sizes(
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float | None] = []
-
-    def writer(recipe: Recipe, *_: object) -> Paid:
-        limits.append(recipe.writer.max_usd)
-        return Paid()
-
-    monkeypatch.setattr(writing, "_writer", writer)
+    monkeypatch.setattr(writing, "_writer", paid(limits))
     prices = WriterSettings("endpoint", "http://x/v1", "m", usd_per_million_in=1, usd_per_million_out=1, max_usd=9)
     curve(
         RunFolder(tmp_path), PASSAGES, Engine(tiny_base), replace(RECIPE, writer=prices), sample=2, most_tokens=1_500,
         seed=0, questions=None, watch=SILENT,
     )  # fmt: skip
     sizes = sorted((f for f in tmp_path.iterdir() if f.name.isdigit()), key=lambda f: int(f.name))
-    paid = [(RunFolder(f).read("spent") or {})["usd"] for f in (tmp_path, *sizes)]
+    costs = [(RunFolder(f).read("spent") or {})["usd"] for f in (tmp_path, *sizes)]
     assert len(sizes) > 1
-    assert all(usd > 0 for usd in paid)
-    assert limits == [pytest.approx(9 - sum(paid[:i])) for i in range(len(paid))]
+    assert all(usd > 0 for usd in costs)
+    assert limits == [pytest.approx(9 - sum(costs[:i])) for i in range(len(costs))]
 
 
 def test_a_passage_with_orders_in_it_is_shown_to_no_writer(

@@ -20,7 +20,7 @@ from imprint.synthesis.coverage import Coverage
 from imprint.types import Passage, Prompt, Text
 from imprint.watch import SILENT
 from imprint.writers.endpoint import EndpointWriter
-from scholar import PASSAGES, Paid, Scholar, passage
+from scholar import PASSAGES, Scholar, paid, passage
 from scholar import scholar as scholar_of
 
 RECIPE = Recipe(mix={"questions": 1.0, "cloze": 1.0, "rephrase": 1.0})
@@ -173,12 +173,7 @@ def test_what_was_spent_before_a_kill_counts_against_the_limit(
     home: Path, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float | None] = []
-
-    def writer(recipe: Recipe, *_: object) -> Paid:
-        limits.append(recipe.writer.max_usd)
-        return Paid()
-
-    monkeypatch.setattr(writing, "_writer", writer)
+    monkeypatch.setattr(writing, "_writer", paid(limits))
     dear = replace(RECIPE, writer=replace(_writer(1.0), max_usd=2.0))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(writing, "hold_out", _killed)
@@ -193,12 +188,7 @@ def test_the_writer_and_the_judge_have_a_limit_each_and_both_are_noted(
     home: Path, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float | None] = []
-
-    def writer(recipe: Recipe, *_: object) -> Paid:
-        limits.append(recipe.writer.max_usd)
-        return Paid(name=recipe.writer.model)
-
-    monkeypatch.setattr(writing, "_writer", writer)
+    monkeypatch.setattr(writing, "_writer", paid(limits))
     judge = replace(_writer(1.0), max_usd=3.0, model="judge")
     dear = replace(RECIPE, writer=replace(_writer(1.0), max_usd=2.0), judge=judge)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

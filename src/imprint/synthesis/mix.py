@@ -8,7 +8,7 @@ was told are written about again."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imprint.errors import OverBudget
@@ -162,7 +162,7 @@ class _Told:
         kept = 1.0 if part.writes else fraction
         before, ended = part.told, True
         most = wanted * (_SPILL_OF_RULES if not part.writes else 1.0 if whole else _SPILL)
-        for example in self._audited(part, chosen, part.round, _drawn(kept, key)):
+        for example in self._audited(part, chosen, part.round, share=kept):
             part.told += sum(len(t.text) for t in example.turns)
             yield example
             if part.told - before >= most:
@@ -187,25 +187,22 @@ class _Told:
         each = max(1.0, part.first_yield / len(self.passages))
         chosen = list(_some(chosen, min(1.0, room / (each * len(chosen))), "again"))
         told = 0
-        for example in self._audited(part, chosen, _LAST_ROUND, _drawn(1.0, "")):
+        for example in self._audited(part, chosen, _LAST_ROUND):
             yield example
             told += sum(len(t.text) for t in example.turns)
             if told >= room:
                 return
 
     def _audited(
-        self, part: _Part, passages: Sequence[Passage], round_number: int, drawn: Callable[[Example], bool]
+        self, part: _Part, passages: Sequence[Passage], round_number: int, *, share: float = 1.0
     ) -> Iterator[Example]:
-        made = filter(drawn, part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number))
+        """A round's examples, or so large a share of them by chance, as the audit lets them pass."""
+        draw = random.Random(f"drawn:{self.seed}:{part.kind.name}:{round_number}")
+        every = part.kind.examples(passages, self.writer, seed=1000 * self.seed + round_number)
+        made = (e for e in every if share >= 1 or draw.random() < share)
         if not part.writes:  # what rules make needs nobody to read it again
             return self.audit.pass_through(made, self.by_id)
         return self.audit.pass_through(made, self.by_id, reader=self.reader, judge=self.judge)
-
-
-def _drawn(share: float, key: str) -> Callable[[Example], bool]:
-    """Lets so large a share of the examples pass, by chance."""
-    draw = random.Random(f"drawn:{key}")
-    return lambda _: share >= 1 or draw.random() < share
 
 
 def _some(passages: Sequence[Passage], fraction: float, key: str) -> Sequence[Passage]:

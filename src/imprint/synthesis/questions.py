@@ -8,6 +8,7 @@ Whether a question has its answer is left to the audit, which reads the text aga
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -99,10 +100,16 @@ def _worth_asking(asking: Asking) -> bool:
     return asking.kind in ("number", "time", "name") or len(words) <= 8
 
 
+@functools.cache
+def _ways(kind: str) -> tuple[str, ...]:
+    """First words of questions about a span of this kind, round by round."""
+    lines = (line.split(" | ") for line in prompt_lines("questions.openings.txt"))
+    return tuple(words for of, words in lines if of == kind)
+
+
 def _opening(asking: Asking, seed: int) -> str:
     """The words that this round's question about a span begins with; none in the first round."""
-    lines = (line.split(" | ") for line in prompt_lines("questions.openings.txt"))
-    ways = [words for kind, words in lines if kind == asking.kind]
+    ways = _ways(asking.kind)
     words = ways[seed % 1000 % len(ways)]  # the seed of a mix's round is 1000 times its own, and the round's number
     if words == "*":
         return asking.words[:1].upper() + asking.words[1:]
