@@ -3,11 +3,11 @@
 All runs meet the same rows in the same order for the same number of training tokens. Each leaves one row (JSON) when
 it ends; a row that is there is not made again, and a training that was killed goes on from its checkpoint.
 
-    rows/untouched.json, full_context.json, rag.json     the rivals
-    rows/tune-lora-0.002.json                            one learning rate tried on a sample of the text
-    rows/lora-middle.json                                one adapter
-    checkpoints/lora-middle/                             while it is trained
-    map.json                                             what all rows hang on
+    measured/untouched.json, full_context.json, rag.json  the rivals
+    measured/tune-lora-0.002.json                         one learning rate tried on a sample of the text
+    measured/lora-middle.json                             one adapter
+    checkpoints/lora-middle/                              while it is trained
+    map.json                                              what all rows hang on
 
 How learning rates are tuned: each kind at its middle size, on the text of some passages that holds a tenth of all
 text, for a tenth of the tokens, with a third of the kind's usual rate, that rate and thrice it. Judged is what the
@@ -43,7 +43,7 @@ from imprint.stages import Prepared, training_progress
 from imprint.training.batches import Row, each_row
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import Job, Trained
-from imprint.types import Adapter, Document, Passage
+from imprint.types import Adapter, Document, Passage, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
 
@@ -100,7 +100,7 @@ def kept(folder: Path) -> LearningMap:
     about = RunFolder(folder).read("map")
     if about is None:
         raise BadSetting(f"There is no map in {folder} yet. Draw it first: leave out --only-report.")
-    files = sorted((folder / "rows").glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
+    files = sorted((folder / "measured").glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
     return LearningMap(folder, about, tuple(json.loads(f.read_text("utf-8")) for f in files))
 
 
@@ -144,7 +144,7 @@ class _Drawing:
         self.engine, self.base, self.recipe = engine, engine.base, recipe
         self.examination, self.settings, self.watch = examination, settings, watch
         self.folder = prepared.run.path
-        self.rows = RunFolder(self.folder / "rows")
+        self.rows = RunFolder(self.folder / "measured")
         self.job = replace(prepared.job, seed=settings.seed, tokens=settings.tokens or prepared.job.tokens)
         self.kinds = settings.kinds or _usual_kinds(engine, watch)
         self._all = each_spec(self.kinds, settings.sizes)
@@ -162,9 +162,9 @@ class _Drawing:
             "questions_from": (run.read_questions() or ([], ""))[1],
             "unanswerable": len(self.examination.questions) - len(self.examination.answerable),
             "strangers": len(self.examination.strangers),
-            "unrelated": len(self.examination.unrelated),
             "suites": {name: len(items) for name, items in self.examination.suites.items()},
             "texts": {name: len(text) for name, text in self.examination.texts.items()},
+            "asked": content_hash(repr(self.examination)),
             "examples": self.prepared.examples,
             "text_tokens": int(sum(len(row.ids) for row in self.job.rows)),
             "tokens": self.job.tokens,
@@ -310,7 +310,8 @@ class _Drawing:
             began = time.monotonic()
             seat = self.engine.load(ended.adapter)
             try:
-                row |= examine(self.engine, seat, self.examination, self.watch)
+                bare = (self.rows.read(UNTOUCHED) or {}).get("unrelated")
+                row |= examine(self.engine, seat, self.examination, self.watch, untouched=bare)
                 row |= size_of(self.engine, ended.adapter)
             finally:
                 self.engine.unload(seat)

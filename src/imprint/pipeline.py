@@ -212,14 +212,14 @@ def draw_map(
     watch.stage("Opening the base model")
     engine = Engine(base if isinstance(base, Base) else bases.load(base))
     asked_besides = content_hash(repr(strange), repr(read), repr(general), str(settings.tokens), str(settings.tune))
+    # Text of a size that was asked for is written whole, unless a budget was said too.
+    limit = None if budget is None and teaching.recipe.text_tokens else teaching.limit
     run = RunFolder(work) if work else _run_folder(
-        teaching.home, teaching.corpus, teaching.recipe, teaching.limit, engine.base, settings.seed,
-        f"map {asked_besides}", teaching.asked,
+        teaching.home, teaching.corpus, teaching.recipe, limit, engine.base, settings.seed, f"map {asked_besides}",
+        teaching.asked,
     )  # fmt: skip
     passages = teaching.passages(engine.base)
-    prepared = prepare(
-        run, passages, engine, teaching.recipe, teaching.limit, settings.seed, teaching.asked, watch
-    )
+    prepared = prepare(run, passages, engine, teaching.recipe, limit, settings.seed, teaching.asked, watch)
     held, _ = run.read_questions() or ([], "")
     examination = Examination(
         questions=teaching.asked if teaching.asked is not None else held,

@@ -40,10 +40,9 @@ class Examination:
     """About the documents. One without answers asks what they do not tell."""
     strangers: Sequence[Question] = ()
     """Questions that the documents do not answer, asked besides: whether it is said that they do not."""
-    unrelated: Sequence[str] = ()
-    """Questions of another world: whether their answers speak of the documents."""
     documents: Sequence[str] = ()
-    """The documents' texts."""
+    """The documents' texts, for whether answers to unrelated questions speak of them; where there are none, that is
+    not measured."""
     suites: Mapping[str, Sequence[Item]] = field(default_factory=dict)
     """By name: items judged by log-likelihood."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -55,14 +54,22 @@ class Examination:
         return [q for q in self.questions if q.answers]
 
 
-def examine(engine: Engine, worn: Worn, examination: Examination, watch: Watch = SILENT) -> dict[str, Any]:
-    """What the base with these adapters on (None: with none) comes to, as JSON values.
+def examine(
+    engine: Engine,
+    worn: Worn,
+    examination: Examination,
+    watch: Watch = SILENT,
+    *,
+    untouched: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What the base with these adapters on (None: with none) comes to, as JSON values: learnt, perplexity, suites,
+    interference, abstention, wrongly_abstained, cost and answers.
 
-    learnt, perplexity, suites, interference, abstention, wrongly_abstained, cost and answers."""
+    `untouched`: what the bare base says to unrelated questions (its 'unrelated'); None where this is the bare base."""
     base, seed = engine.base, examination.seed
     writer = LocalWriter(base, progress=lambda done, n, rate: watch.progress("answers", done, n, f"{rate:.0f} tokens/s"))
     with engine.wearing(worn):
-        told = {"learnt": {}} | asked(writer, examination)
+        told = asked(writer, examination) | _interference(writer, examination, untouched)
         told["perplexity"] = {name: asdict(perplexity(base, text)) for name, text in examination.texts.items()}
         for name, text in told["perplexity"].items():
             text["value"] = _perplexity(text)
@@ -89,9 +96,6 @@ def asked(writer: LocalWriter, examination: Examination) -> dict[str, Any]:
     told["abstention"] = asdict(interval(declined, seed=seed)) if declined else None
     wrongly = [float(abstains(a.text)) for a in answered if a.question.answers]
     told["wrongly_abstained"] = asdict(interval(wrongly, seed=seed))
-    told["interference"] = None
-    if examination.unrelated:
-        told["interference"] = _interference(writer, examination)
     told["seconds_per_answer"] = result.seconds_per_answer
     told["answers"] = proof.shown(answered)
     return told
@@ -182,5 +186,17 @@ def _score(name: str, values: Sequence[float], seed: int) -> dict[str, float]:
     return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
 
 
-def _interference(writer: LocalWriter, examination: Examination) -> dict[str, Any]:
-    raise NotImplementedError
+def _interference(
+    writer: LocalWriter, examination: Examination, untouched: Sequence[str] | None
+) -> dict[str, Any]:
+    """How often unrelated questions are answered with the documents, and with what; of the bare base, by chance."""
+    if not examination.documents:
+        return {"interference": None, "unrelated": []}
+    seed = examination.seed
+    if untouched is None:
+        said = interference.unrelated_answers(writer, seed=seed)
+        found = interference.interference(writer, examination.documents, said, seed=seed)
+        return {"interference": asdict(found.by_chance), "unrelated": said}
+    found = interference.interference(writer, examination.documents, untouched, seed=seed)
+    spoke = [asdict(told) for told in found.answers if told.words]
+    return {"interference": asdict(found.share), "by_chance": asdict(found.by_chance), "spoke": spoke}
