@@ -70,7 +70,7 @@ def read_suite(folder: Path) -> list[Item]:
     sentence_bad. Raises BadInput naming file and line."""
     paths = [folder] if folder.is_file() else sorted(folder.glob("*.jsonl"))
     if not paths:
-        raise BadInput(f"There is no suite at {folder}. Name a folder of JSONL files, one for each task, or one file.")
+        raise BadInput(f"There is no suite at {folder}. Name a folder of JSONL files, one a task, or one file.")
     items = [item for path in paths for item in _read(path)]
     if not items:
         raise BadInput(f"The files of {folder} hold no item. Give one JSON object a line.")
@@ -100,7 +100,7 @@ def _item(record: Any, task: str, where: str) -> Item:
     made = next((make for fields, make in _FORMS if isinstance(record, dict) and fields <= record.keys()), None)
     if made is None:
         known = "; ".join(", ".join(sorted(fields)) for fields, _ in _FORMS)
-        raise BadInput(f"{where}: expected an object with the fields of one of these: {known}. Found {record!r:.60}")
+        raise BadInput(f"{where}: expected an object with the fields of one of: {known}. Found {record!r:.60}")
     try:
         item = made(record, task)
     except (TypeError, ValueError, AttributeError) as error:
