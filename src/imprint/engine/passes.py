@@ -93,6 +93,23 @@ def logprobs(engine: Engine, rows: Sequence[PassRow]) -> list[torch.Tensor]:
     return [-nats_L[found.row_L.to(nats_L.device) == i] for i in range(len(rows))]
 
 
+@torch.no_grad()
+def likeliest(engine: Engine, rows: Sequence[PassRow], k: int) -> list[Soft]:
+    """The k likeliest tokens in the place of each token to be learnt, likeliest first: what a teacher says."""
+    with engine.routed([(row.seat, len(row.ids)) for row in rows]):
+        hidden_ND = _run(engine.base, engine.base.model.model, [row.ids for row in rows], None)
+    found = _targets([replace(row, soft=None) for row in rows], engine.base)
+    head_VD = engine.base.model.lm_head.weight
+    parts = []
+    for hidden_CD in hidden_ND.index_select(0, found.at_L).split(_CHUNK_GPU if head_VD.is_cuda else _CHUNK):
+        logits_CV = nn.functional.linear(hidden_CD, head_VD).to(found.likely_LK.dtype)
+        best = logits_CV.log_softmax(1).topk(min(k, len(head_VD)))
+        parts.append((best.indices.cpu(), best.values.cpu()))
+    counts = torch.bincount(found.row_L, minlength=len(rows)).tolist()
+    ids, logprobs = (torch.cat(part).split(counts) for part in zip(*parts, strict=True))
+    return [Soft(i.numpy(), p.numpy()) for i, p in zip(ids, logprobs, strict=True)]
+
+
 def _place(seat: Seat | None) -> tuple[int, int]:
     return (0, -1) if seat is None else (id(seat.rack), seat.slot)
 
