@@ -244,12 +244,13 @@ def test_an_example_of_a_passage_that_is_not_there_is_refused(tiny_base: Base, t
 def test_a_reading_that_was_interrupted_goes_on_and_ends_the_same(
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "_GROUP", 2)
+    monkeypatch.setattr(distill, "_WINDOW", 5)
+    monkeypatch.setattr(distill, "_PASS_TOKENS", 150)
     row_file(EXAMPLES, tiny_base, tmp_path / "rows")
     whole = read_by_teacher(Engine(tiny_base), tmp_path / "rows", reading(EXAMPLES), tmp_path / "whole")
 
     def stop(done: int, *_: Any) -> None:
-        if done == 4:
+        if done >= 4:
             raise KeyboardInterrupt
 
     args = (Engine(tiny_base), tmp_path / "rows", reading(EXAMPLES), tmp_path / "teacher")
@@ -259,7 +260,7 @@ def test_a_reading_that_was_interrupted_goes_on_and_ends_the_same(
         file.write(b"torn" * 50)  # a group that was being written
     told: list[int] = []
     resumed = read_by_teacher(*args, progress=lambda done, *_: told.append(done))
-    assert told == [6, 7]
+    assert told[0] > 4 and told[-1] == 7
     assert repr(resumed) == repr(whole)
     monkeypatch.setattr(distill, "likeliest", None)
     assert repr(read_by_teacher(*args)) == repr(whole)  # nothing is read again
@@ -330,7 +331,7 @@ def test_documents_are_taught_by_distillation_and_an_interruption_changes_nothin
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('objective = "distill"\nrank = 4\n')
     call = {"name": "tiny", "base": str(base_folder), "budget": "6k tokens", "recipe": recipe}
-    monkeypatch.setattr(distill, "_GROUP", 16)
+    monkeypatch.setattr(distill, "_PASS_TOKENS", 400)
     whole = imprint.teach(documents, **call)
     monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "other"))
     with pytest.raises(KeyboardInterrupt):

@@ -93,21 +93,50 @@ def logprobs(engine: Engine, rows: Sequence[PassRow]) -> list[torch.Tensor]:
     return [-nats_L[found.row_L.to(nats_L.device) == i] for i in range(len(rows))]
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Rows to be read by the bare base that begin alike."""
+
+    beginning: tuple[int, ...]
+    """Tokens that all of them begin with; at least one before each row's first learnt token is not of it."""
+    rows: tuple[PassRow, ...]
+
+
 @torch.no_grad()
-def likeliest(engine: Engine, rows: Sequence[PassRow], k: int) -> list[Soft]:
-    """The k likeliest tokens in the place of each token to be learnt, likeliest first: what a teacher says."""
-    with engine.routed([(row.seat, len(row.ids)) for row in rows]):
-        hidden_ND = _run(engine.base, engine.base.model.model, [row.ids for row in rows], None)
-    found = _targets([replace(row, soft=None) for row in rows], engine.base)
-    head_VD = engine.base.model.lm_head.weight
-    parts = []
-    for hidden_CD in hidden_ND.index_select(0, found.at_L).split(_CHUNK_GPU if head_VD.is_cuda else _CHUNK):
-        logits_CV = nn.functional.linear(hidden_CD, head_VD).to(found.likely_LK.dtype)
-        best = logits_CV.log_softmax(1).topk(min(k, len(head_VD)))
-        parts.append((best.indices.cpu(), best.values.cpu()))
-    counts = torch.bincount(found.row_L, minlength=len(rows)).tolist()
-    ids, logprobs = (torch.cat(part).split(counts) for part in zip(*parts, strict=True))
-    return [Soft(i.numpy(), p.numpy()) for i, p in zip(ids, logprobs, strict=True)]
+def likeliest(engine: Engine, families: Sequence[Family], k: int) -> list[Soft]:
+    """The k likeliest tokens in the place of each token to be learnt, likeliest first, row by row, as the bare base
+    has it: what a teacher says. What a family has in common is read once."""
+    device, head_VD = engine.base.device.torch, engine.base.model.lm_head.weight
+    ids: list[int] = []
+    places: list[int] = []
+    at: list[int] = []
+    counts: list[int] = []
+    for family in families:
+        begun = len(family.beginning)
+        ids += family.beginning
+        places += range(begun)
+        for row in family.rows:
+            learnt = [t for t in range(1, len(row.ids)) if row.learn[t]]
+            at += [len(ids) + t - 1 - begun for t in learnt]
+            counts.append(len(learnt))
+            ids += row.ids[begun:]
+            places += range(begun, len(row.ids))
+    lengths = [(len(f.beginning), [len(row.ids) - len(f.beginning) for row in f.rows]) for f in families]
+    layout = attention.SharedBeginnings(lengths, device, engine.base.model.dtype)
+    with engine.routed([(None, len(ids))]), attention.laid_out(layout):
+        output = engine.base.model.model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([places], device=device),
+            use_cache=False,
+        )
+    hidden_LD = output.last_hidden_state[0, torch.tensor(at, device=device)]
+    exact = torch.promote_types(torch.float32, hidden_LD.dtype)
+    best = []
+    for hidden_CD in hidden_LD.split(_CHUNK_GPU if hidden_LD.is_cuda else _CHUNK):
+        found = nn.functional.linear(hidden_CD, head_VD).to(exact).log_softmax(1).topk(min(k, len(head_VD)))
+        best.append((found.indices.cpu(), found.values.cpu()))
+    ids_by_row, logprobs_by_row = (torch.cat(part).split(counts) for part in zip(*best, strict=True))
+    return [Soft(i.numpy(), p.numpy()) for i, p in zip(ids_by_row, logprobs_by_row, strict=True)]
 
 
 def _place(seat: Seat | None) -> tuple[int, int]:

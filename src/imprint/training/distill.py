@@ -5,7 +5,8 @@ learnt place are kept on disk beside the rows. Training then goes as ever, with 
 that tells of no passage (replay) is read as it is: there the student is to stay what the base was. See context
 distillation (arXiv 2209.15189); only the likeliest tokens of each place are kept, as in Cartridges (2506.06266).
 
-    ids.bin        for each learnt token of all rows, one after another, the teacher's K likeliest: uint16, or
+    order.bin      numbers of the rows in the order in which they were read, int64: those about one text together
+    ids.bin        for each learnt token of these rows, one after another, the teacher's K likeliest: uint16, or
                    int32 where the vocabulary needs it
     logprobs.bin   their natural-log probabilities, float16
     begun.json     what this is made of; anything else begins anew
@@ -13,6 +14,7 @@ distillation (arXiv 2209.15189); only the likeliest tokens of each place are kep
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,29 +23,29 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from imprint.base import Base
 from imprint.engine import Engine
-from imprint.engine.passes import PassRow, Soft, likeliest
+from imprint.engine.passes import Family, PassRow, Soft, likeliest
 from imprint.errors import BadInput
 from imprint.training.batches import Row, each_row, learnt_turns
 from imprint.training.row_file import RowFile, mapped
 from imprint.types import Example, Passage, content_hash
+from imprint.writers.local import shared_beginnings
+
+_FILES = ("ids.bin", "logprobs.bin", "order.bin")
 
 TOP = 20
 """Likeliest tokens kept of each place."""
 
-_GROUP = 64
-"""Rows that are read and written down together. What a row gets depends, in its last digits, on who is in its pass:
-groups that never change make a resumed reading the same."""
-_PASS_TOKENS = 1024
-_PASS_TOKENS_GPU = 16_384
+_WINDOW = 4096
+"""Rows among which those about one text are looked for, so that the text is read once for many of them."""
+_PASS_TOKENS, _PASS_TOKENS_GPU = 1024, 16_384
 
 Progress = Callable[[int, int, float], None]
-"""Told after each group: rows read, rows in all, tokens a second."""
+"""Told after each pass: rows read, rows in all, tokens a second."""
 
 
 class TaughtRows(RowFile):
@@ -57,10 +59,13 @@ class TaughtRows(RowFile):
         shape = (-1, int(done["k"]))
         self._ids = mapped(folder / "ids.bin", np.dtype(done["ids"]).type).reshape(shape)
         self._logprobs = mapped(folder / "logprobs.bin", np.float16).reshape(shape)
-        self._learnt_ends = np.cumsum(self.learnt())
+        order, learnt = np.fromfile(folder / "order.bin", np.int64), self.learnt()
+        ends = np.cumsum(learnt[order])
+        self._spans = np.empty((len(order), 2), np.int64)
+        self._spans[order] = np.stack([ends - learnt[order], ends], 1)
 
     def _soft(self, i: int) -> Soft:
-        start, end = (int(self._learnt_ends[j]) if j >= 0 else 0 for j in (i - 1, i))
+        start, end = self._spans[i]
         return Soft(self._ids[start:end], self._logprobs[start:end])
 
     def __repr__(self) -> str:
@@ -86,31 +91,58 @@ def read_by_teacher(
 ) -> TaughtRows:
     """The rows with the teacher's targets, which are made in `folder` unless they are there already.
 
-    After an interruption the same call goes on with the first group that is not written down. Raises BadInput for
+    After an interruption the same call goes on with the first pass that is not written down. Raises BadInput for
     an example that tells of a passage that is not there."""
-    plain = RowFile(rows)
-    vocabulary = len(engine.base.model.lm_head.weight)
-    dtype, k = np.uint16 if vocabulary <= 1 << 16 else np.int32, min(TOP, vocabulary)
+    plain, vocabulary = RowFile(rows), len(engine.base.model.lm_head.weight)
+    k, dtype = min(TOP, vocabulary), np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.int32)
     told = [f"{p.id}\n{opened([p])}" for p in reading.passages]
     made_of = content_hash(plain.hash, engine.base.revision, str(engine.base.device.dtype), str(k), *told)
-    done = folder / "done.json"
     if _said(folder / "begun.json") != made_of:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("done.json", "ids.bin", "logprobs.bin"):
+        for name in ("done.json", *_FILES):
             (folder / name).unlink(missing_ok=True)
         _write(folder / "begun.json", {"hash": made_of})
-    if not done.exists():
-        with open(folder / "ids.bin", "ab") as ids, open(folder / "logprobs.bin", "ab") as logprobs:
-            sheets = ((ids, np.dtype(dtype)), (logprobs, np.dtype(np.float16)))
-            first = _taken_up(sheets, k, np.cumsum(plain.learnt()))
-            for group in _groups(engine, plain, reading, first, k, progress):
-                for soft in group:
+    if not (folder / "done.json").exists():
+        _read(engine, plain, reading, folder, k, dtype, progress)
+        _write(folder / "done.json", {"hash": _hash(folder, made_of), "k": k, "ids": dtype.name})
+    return TaughtRows(rows, folder)
+
+
+def _read(
+    engine: Engine,
+    plain: RowFile,
+    reading: Reading,
+    folder: Path,
+    k: int,
+    dtype: np.dtype,
+    progress: Progress | None,
+) -> None:
+    """Reads pass after pass, from the first on that is not written down."""
+    passes, learnt = _passes(engine.base, plain, reading), plain.learnt()
+    rows = places = tokens = 0
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        ids, logprobs, order = files = [stack.enter_context(open(folder / name, "ab")) for name in _FILES]
+        left = order.tell() // 8
+        for families in passes:
+            numbers = np.array([i for family in families for i in family.numbers], np.int64)
+            left -= len(numbers)
+            if left < 0:
+                for file, size in zip(files, (places * k * dtype.itemsize, places * k * 2, rows * 8), strict=True):
+                    file.truncate(size)  # of a pass that was being written
+                for soft in _told(engine, families, k):
                     ids.write(soft.ids_LK.astype(dtype).tobytes())
                     logprobs.write(soft.logprobs_LK.astype(np.float16).tobytes())
-                for file, _ in sheets:
-                    _sync(file)
-        _write(done, {"hash": _hash(folder, made_of), "k": k, "ids": np.dtype(dtype).name})
-    return TaughtRows(rows, folder)
+                order.write(numbers.tobytes())
+                for file in files:  # the order last: what it names is there
+                    file.flush()
+                    os.fsync(file.fileno())
+                tokens += sum(family.tokens for family in families)
+                if progress:
+                    seconds = max(time.monotonic() - began, 1e-9)
+                    progress(rows + len(numbers), len(plain), tokens / seconds)
+            rows, places = rows + len(numbers), places + int(learnt[numbers].sum())
+    assert rows == len(plain), "the examples are not all there"
 
 
 def opened(passages: Sequence[Passage]) -> str:
@@ -145,22 +177,52 @@ def _without_front(text: str, tokens: int, base: Base) -> str:
     return text[-characters:].partition(" ")[2] if characters > 0 else ""
 
 
-def _groups(
-    engine: Engine, rows: RowFile, reading: Reading, first: int, k: int, progress: Progress | None
-) -> Iterator[list[Soft]]:
-    """What the teacher says, group after group, from row `first` on."""
-    pairs = itertools.islice(_pairs(reading, engine.base), first, None)
-    done, tokens, began = first, 0, time.monotonic()
-    while group := list(itertools.islice(pairs, _GROUP)):
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Rows of a pass that begin alike, by their numbers."""
+
+    beginning: tuple[int, ...]
+    numbers: list[int]
+    rows: list[Row]
+
+    @property
+    def tokens(self) -> int:
+        """That are read, the beginning once."""
+        return len(self.beginning) + sum(len(row.ids) - len(self.beginning) for row in self.rows)
+
+
+def _passes(base: Base, rows: RowFile, reading: Reading) -> Iterator[list[_Family]]:
+    """What is read in each pass: always the same, so that a reading that is taken up ends the same."""
+    most = _PASS_TOKENS_GPU if base.device.torch.type == "cuda" else _PASS_TOKENS
+    pairs = _pairs(reading, base)
+    first = 0
+    while window := list(itertools.islice(pairs, _WINDOW)):
         read: list[Row] = []
-        for i, (row, example, text) in enumerate(group):
-            assert row == rows[done + i], "the rows are not made of these examples"
-            read.append(teacher_row(row, example, engine.base, text, questions=reading.questions))
-        yield [soft for part in _passes(engine, read) for soft in _told(engine, part, k)]
-        done, tokens = done + len(read), tokens + sum(len(row.ids) for row in read)
-        if progress:
-            progress(done, len(rows), tokens / max(time.monotonic() - began, 1e-9))
-    assert done == len(rows), "the examples are not all there"
+        for i, (row, example, text) in enumerate(window, first):
+            assert row == rows[i], "the rows are not made of these examples"
+            read.append(teacher_row(row, example, base, text, questions=reading.questions))
+        families: list[_Family] = []
+        room = most
+        for beginning, i in _side_by_side(read):
+            tail = len(read[i].ids) - len(beginning)
+            if families and tail + len(beginning) * (families[-1].beginning != beginning) > room:
+                yield families
+                families, room = [], most
+            if not families or families[-1].beginning != beginning:
+                families.append(_Family(beginning, [], []))
+                room -= len(beginning)
+            families[-1].numbers.append(first + i)
+            families[-1].rows.append(read[i])
+            room -= tail
+        yield families
+        first += len(window)
+
+
+def _side_by_side(read: Sequence[Row]) -> list[tuple[tuple[int, ...], int]]:
+    """The rows by their place, those that begin alike together, each with what it has in common with the others."""
+    # The token from which the first learnt one is predicted stays the row's own.
+    found = shared_beginnings([row.ids[: row.learn.index(True)] for row in read])
+    return sorted((beginning, i) for i, beginning in enumerate(found))
 
 
 def _pairs(reading: Reading, base: Base) -> Iterator[tuple[Row, Example, str]]:
@@ -179,44 +241,21 @@ def _pairs(reading: Reading, base: Base) -> Iterator[tuple[Row, Example, str]]:
             yield row, example, text
 
 
-def _passes(engine: Engine, read: Sequence[Row]) -> Iterator[list[Row]]:
-    """Rows in their order, as many at once as suits the device."""
-    on_gpu = engine.base.device.torch.type == "cuda"
-    room = most = _PASS_TOKENS_GPU if on_gpu else _PASS_TOKENS
-    part: list[Row] = []
-    for row in read:
-        if part and len(row.ids) > room:
-            yield part
-            part, room = [], most
-        part.append(row)
-        room -= len(row.ids)
-    yield part
-
-
-def _told(engine: Engine, part: Sequence[Row], k: int) -> list[Soft]:
+def _told(engine: Engine, families: Sequence[_Family], k: int) -> list[Soft]:
     with engine.base.turns.take():
-        return likeliest(engine, [PassRow(None, row.ids, row.learn) for row in part], k)
+        return likeliest(
+            engine,
+            [Family(f.beginning, tuple(PassRow(None, row.ids, row.learn) for row in f.rows)) for f in families],
+            k,
+        )
 
 
 # --- the files --------------------------------------------------------------------------------
 
 
-def _taken_up(sheets: Sequence[tuple[BinaryIO, np.dtype]], k: int, learnt_ends: np.ndarray) -> int:
-    """The first row that is not written down; what stands after the last whole group is cut off."""
-    places = min(file.tell() // (k * dtype.itemsize) for file, dtype in sheets)
-    rows = int(np.searchsorted(learnt_ends, places, side="right"))
-    if rows < len(learnt_ends):
-        rows -= rows % _GROUP
-    places = int(learnt_ends[rows - 1]) if rows else 0
-    for file, dtype in sheets:
-        file.truncate(places * k * dtype.itemsize)
-        file.seek(0, os.SEEK_END)
-    return rows
-
-
 def _hash(folder: Path, made_of: str) -> str:
     digest = hashlib.sha256(made_of.encode())
-    for name in ("ids.bin", "logprobs.bin"):
+    for name in _FILES:
         with open(folder / name, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -231,8 +270,3 @@ def _write(file: Path, value: Mapping[str, object]) -> None:
     making = file.with_name(file.name + ".making")
     making.write_text(json.dumps(value), "utf-8")
     os.replace(making, file)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
