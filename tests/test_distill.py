@@ -15,7 +15,7 @@ import imprint
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine, passes
-from imprint.engine.passes import PassRow, Soft, forward_backward, logprobs
+from imprint.engine.passes import Family, PassRow, Soft, forward_backward, likeliest, logprobs
 from imprint.errors import BadInput, BadSetting, StaleRun
 from imprint.recipe import Recipe, read
 from imprint.registry import Registry
@@ -233,6 +233,32 @@ def test_the_targets_are_what_the_bare_base_holds_likely_with_the_passages_open(
         assert row.soft is not None
         np.testing.assert_allclose(row.soft.logprobs_LK, best.values, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(row.soft.ids_LK[:, 0], best.indices[:, 0])
+
+
+def test_a_row_that_shares_its_beginning_is_read_as_it_is_alone(exact_base: Base) -> None:
+    engine = Engine(exact_base)
+    rows = [
+        replace(row, ids=row.ids[:1] * 6 + row.ids, learn=(False,) * 6 + row.learn) for row in some_rows([None], 9)
+    ]
+    begun = [tuple(range(20, 20 + n)) for n in (0, 1, 5)]
+    families = [
+        Family(b, tuple(replace(r, ids=b + r.ids, learn=(False,) * len(b) + r.learn) for r in rows[i::3]))
+        for i, b in enumerate(begun)
+    ]
+    whole = exact_base.model.config.vocab_size
+    told = iter(likeliest(engine, families, whole))
+    for row in (row for family in families for row in family.rows):
+        soft, tokens = next(told), [t for t, wanted in zip(row.ids[1:], row.learn[1:], strict=True) if wanted]
+        found = soft.logprobs_LK[soft.ids_LK == np.array(tokens)[:, None]]
+        np.testing.assert_allclose(found, logprobs(engine, [row])[0], atol=1e-11)
+
+
+def test_a_passage_is_read_once_for_all_rows_about_it(tiny_base: Base, tmp_path: Path) -> None:
+    many = [example(f"What is fact {i}?", "It is green.", 0) for i in range(12)]
+    plain = row_file(many, tiny_base, tmp_path / "rows")
+    (families,) = distill._passes(tiny_base, plain, reading(many))
+    size = tiny_base.count_tokens(opened(PASSAGES[:1]))
+    assert sum(family.tokens for family in families) < size + 20 + plain.lengths.sum()
 
 
 def test_an_example_of_a_passage_that_is_not_there_is_refused(tiny_base: Base, tmp_path: Path) -> None:

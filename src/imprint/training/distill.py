@@ -14,7 +14,6 @@ distillation (arXiv 2209.15189); only the likeliest tokens of each place are kep
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -103,45 +102,27 @@ def read_by_teacher(
             (folder / name).unlink(missing_ok=True)
         _write(folder / "begun.json", {"hash": made_of})
     if not (folder / "done.json").exists():
-        _read(engine, plain, reading, folder, k, dtype, progress)
+        with _Sheets(folder, k, dtype) as sheets:
+            _read(engine, plain, reading, sheets, progress)
         _write(folder / "done.json", {"hash": _hash(folder, made_of), "k": k, "ids": dtype.name})
     return TaughtRows(rows, folder)
 
 
-def _read(
-    engine: Engine,
-    plain: RowFile,
-    reading: Reading,
-    folder: Path,
-    k: int,
-    dtype: np.dtype,
-    progress: Progress | None,
-) -> None:
+def _read(engine: Engine, plain: RowFile, reading: Reading, sheets: _Sheets, progress: Progress | None) -> None:
     """Reads pass after pass, from the first on that is not written down."""
-    passes, learnt = _passes(engine.base, plain, reading), plain.learnt()
+    learnt, written = plain.learnt(), sheets.rows
     rows = places = tokens = 0
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        ids, logprobs, order = files = [stack.enter_context(open(folder / name, "ab")) for name in _FILES]
-        left = order.tell() // 8
-        for families in passes:
-            numbers = np.array([i for family in families for i in family.numbers], np.int64)
-            left -= len(numbers)
-            if left < 0:
-                for file, size in zip(files, (places * k * dtype.itemsize, places * k * 2, rows * 8), strict=True):
-                    file.truncate(size)  # of a pass that was being written
-                for soft in _told(engine, families, k):
-                    ids.write(soft.ids_LK.astype(dtype).tobytes())
-                    logprobs.write(soft.logprobs_LK.astype(np.float16).tobytes())
-                order.write(numbers.tobytes())
-                for file in files:  # the order last: what it names is there
-                    file.flush()
-                    os.fsync(file.fileno())
-                tokens += sum(family.tokens for family in families)
-                if progress:
-                    seconds = max(time.monotonic() - began, 1e-9)
-                    progress(rows + len(numbers), len(plain), tokens / seconds)
-            rows, places = rows + len(numbers), places + int(learnt[numbers].sum())
+    for families in _passes(engine.base, plain, reading):
+        numbers = np.array([i for family in families for i in family.numbers], np.int64)
+        done = rows + len(numbers)
+        if done > written:
+            sheets.cut(rows, places)
+            sheets.add(numbers, _told(engine, families, sheets.k))
+            tokens += sum(family.tokens for family in families)
+            if progress:
+                progress(done, len(plain), tokens / max(time.monotonic() - began, 1e-9))
+        rows, places = done, places + int(learnt[numbers].sum())
     assert rows == len(plain), "the examples are not all there"
 
 
@@ -251,6 +232,40 @@ def _told(engine: Engine, families: Sequence[_Family], k: int) -> list[Soft]:
 
 
 # --- the files --------------------------------------------------------------------------------
+
+
+class _Sheets:
+    """The files that grow pass by pass."""
+
+    def __init__(self, folder: Path, k: int, dtype: np.dtype) -> None:
+        self.k, self._dtype = k, dtype
+        self._files = [open(folder / name, "ab") for name in _FILES]  # noqa: SIM115 - closed at the end
+        self._ids, self._logprobs, self._order = self._files
+        self.rows = self._order.tell() // 8
+        """Written down when this was opened."""
+
+    def __enter__(self) -> _Sheets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def cut(self, rows: int, places: int) -> None:
+        """Leaves so many rows, of so many learnt tokens: what stands behind was being written at a kill."""
+        sizes = (places * self.k * self._dtype.itemsize, places * self.k * 2, rows * 8)
+        for file, size_bytes in zip(self._files, sizes, strict=True):
+            file.truncate(size_bytes)
+
+    def add(self, numbers: np.ndarray, told: Sequence[Soft]) -> None:
+        """Writes down a pass; its rows' numbers last, so that what they stand for is there."""
+        for soft in told:
+            self._ids.write(soft.ids_LK.astype(self._dtype).tobytes())
+            self._logprobs.write(soft.logprobs_LK.astype(np.float16).tobytes())
+        self._order.write(numbers.tobytes())
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _hash(folder: Path, made_of: str) -> str:
