@@ -208,6 +208,72 @@ class _Group:
         return mixed_NHD if self.whole else _Take.apply(mixed_NHD, self.real_N)
 
 
+class SharedBeginnings:
+    """Families of rows that begin alike: each beginning stands there once, and its family's tails after it attend
+    to it and to themselves, causally. Forward only."""
+
+    def __init__(
+        self, families: Sequence[tuple[int, Sequence[int]]], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """`families`: tokens of the beginning, which may be 0, and of each tail; they stand in this order."""
+        self._parts: list[_Tails] = []
+        at = 0
+        for beginning, tails in families:
+            nothing, begun = slice(at, at), slice(at, at + beginning)
+            if beginning:
+                self._parts.append(_Tails(nothing, [at], [beginning], device, dtype))
+            starts = [at + beginning, *(at + beginning + torch.tensor(tails).cumsum(0)).tolist()]
+            for rows in _alike(tails, _LIKE_LENGTHS_GPU if device.type == "cuda" else _LIKE_LENGTHS):
+                part = _Tails(begun, [starts[b] for b in rows], [tails[b] for b in rows], device, dtype)
+                self._parts.append(part)
+            at = starts[-1]
+
+    def attend(
+        self, layer: int, query_1HND: torch.Tensor, key_1KND: torch.Tensor, value_1KND: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query_1HND, key_1KND, value_1KND))
+        mixed_NHD = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
+        for part in self._parts:
+            part.attend(q_NHD, k_NKD, v_NKD, scaling, mixed_NHD)
+        return mixed_NHD[None]
+
+
+class _Tails:
+    """Tails of like lengths behind one beginning."""
+
+    def __init__(
+        self, begun: slice, starts: list[int], lengths: list[int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        rows, width, before = len(lengths), max(lengths), begun.stop - begun.start
+        places_BT, length_B1 = torch.arange(width).expand(rows, width), torch.tensor(lengths)[:, None]
+        index_BT = torch.tensor(starts)[:, None] + places_BT.minimum(length_B1 - 1)
+        self.begun, self.shape = begun, (rows, width)
+        self.index_N = index_BT.reshape(-1).to(device)
+        self.real_N = (places_BT < length_B1).reshape(-1).nonzero()[:, 0].to(device)
+        hidden = _MASKED if device.type == "cuda" else float("-inf")
+        mask_TT = torch.full((width, width), hidden, dtype=dtype, device=device).triu(1)
+        self.mask_11TS = torch.cat([mask_TT.new_zeros(width, before), mask_TT], 1)[None, None]
+
+    def attend(
+        self,
+        q_NHD: torch.Tensor,
+        k_NKD: torch.Tensor,
+        v_NKD: torch.Tensor,
+        scaling: float,
+        mixed_NHD: torch.Tensor,
+    ) -> None:
+        """Writes into the places of these tails."""
+        q_BHTD, k_BKTD, v_BKTD = (
+            x[self.index_N].unflatten(0, self.shape).transpose(1, 2) for x in (q_NHD, k_NKD, v_NKD)
+        )
+        k_BKSD, v_BKSD = (
+            torch.cat([x[self.begun].transpose(0, 1).expand(self.shape[0], -1, -1, -1), own], 2)
+            for x, own in ((k_NKD, k_BKTD), (v_NKD, v_BKTD))
+        )
+        found_BHTD = reading(q_BHTD, k_BKSD, v_BKSD, self.mask_11TS, scaling)
+        mixed_NHD[self.index_N[self.real_N]] = found_BHTD.transpose(1, 2).flatten(0, 1)[self.real_N]
+
+
 class _Take(torch.autograd.Function):
     """Rows by their index. What comes back for a row that was taken more than once adds up, but for
     padding, whose gradient is zero: so it may be written where autograd's own version must add."""

@@ -450,7 +450,7 @@ class Taught:
         """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
         passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        recipe = replace(self._recipe, mix=RAW_TEXT.mix)
+        recipe = replace(self._recipe, mix=RAW_TEXT.mix, objective="sft")
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
         job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])

@@ -78,7 +78,7 @@ class Loop:
 
     def pass_rows(self, rows: Sequence[Row], share: float) -> list[PassRow]:
         """Some of a step's rows, for a pass. `share`: one over the learnt tokens of the whole step."""
-        return [PassRow(self.seat, row.ids, row.learn, share) for row in rows]
+        return [PassRow(self.seat, row.ids, row.learn, share, soft=row.soft) for row in rows]
 
     def gather(self, loss: float) -> None:
         """Notes what a pass added to the step's loss."""
