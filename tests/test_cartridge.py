@@ -3,36 +3,40 @@
 import copy
 import random
 from dataclasses import replace
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from imprint import attention
+from imprint.adapters import folder
 from imprint.adapters.prefix import TENSOR, Cartridge, PrefixLayout, turning_of
 from imprint.attention import PackedRows, Prefix
 from imprint.base import Base
 from imprint.serving.cache import Cache, PromptPart, StepLayout
+from imprint.engine import Engine
 from imprint.types import Adapter, Material, Prompt, Turn
 from imprint.writers.local import LocalWriter
 
 
-def exactly(base: Base) -> Base:
-    """A copy in float64 whose angles are float64 too: transformers' own are float32."""
-    model = copy.deepcopy(base.model).double()
+def turn_exactly(model: Any) -> None:
+    """Angles in float64: transformers' own are float32, whatever the model's weights are."""
 
     def forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles = (position_ids[..., None].double() * self.inv_freq).repeat(1, 1, 2)
         return angles.cos(), angles.sin()
 
     model.model.rotary_emb.forward = MethodType(forward, model.model.rotary_emb)
-    return replace(base, model=model)
 
 
 @pytest.fixture
 def exact_base(tiny_base: Base) -> Base:
-    return exactly(tiny_base)
+    model = copy.deepcopy(tiny_base.model).double()
+    turn_exactly(model)
+    return replace(tiny_base, model=model)
 
 
 def ids_of(n: int, seed: int) -> list[int]:
@@ -233,3 +237,39 @@ def test_another_model_sees_no_prefix_of_this_one(tiny_base: Base) -> None:
     with torch.no_grad(), attention.prefixed(worn, tiny_base.model.config):
         found = other.model(torch.tensor([ids]), use_cache=False).logits[0]
     assert torch.equal(found, after(other, [], ids))
+
+
+def through_peft(base: Base, adapter: Adapter, path: Path) -> Any:
+    """PEFT's model of the cartridge's folder, on its own copy of the base and PyTorch's own attention."""
+    folder.write(adapter, path)
+    reference = copy.deepcopy(base.model)
+    if base.model.dtype == torch.float64:
+        turn_exactly(reference)
+    reference.set_attn_implementation("sdpa")
+    return PeftModel.from_pretrained(reference, path, is_trainable=True).to(base.model.dtype).eval()
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_a_cartridge_gives_the_logits_that_peft_gives(
+    tiny_base: Base, exact_base: Base, tmp_path: Path, dtype: torch.dtype, atol: float
+) -> None:
+    base = exact_base if dtype == torch.float64 else tiny_base
+    adapter = strong(base, Cartridge(tokens=6, frozen=2), 1)
+    peft = through_peft(base, adapter, tmp_path)
+    tokens_BT = torch.tensor([ids_of(11, 1), ids_of(11, 2)])
+    with Engine(base).attached(adapter), torch.no_grad():
+        torch.testing.assert_close(base.model(tokens_BT).logits, peft(tokens_BT).logits, atol=atol, rtol=0)
+
+
+def test_gradients_of_a_cartridge_are_those_of_peft(exact_base: Base, tmp_path: Path) -> None:
+    adapter = strong(exact_base, Cartridge(tokens=6, frozen=2), 1)
+    peft = through_peft(exact_base, adapter, tmp_path)
+    tokens_BT = torch.tensor([ids_of(11, 1), ids_of(11, 2)])
+    with Engine(exact_base).attached(adapter, trainable=True) as seat:
+        for model in (exact_base.model, peft):
+            model(tokens_BT).logits.log_softmax(-1)[..., 7].mean().backward()
+        found_PX = seat.tensors(seat.grads_P)[TENSOR]
+    (theirs,) = [p.grad for p in peft.parameters() if p.requires_grad]
+    assert theirs.shape == found_PX[2:].shape and theirs.any()
+    torch.testing.assert_close(found_PX[2:], theirs, atol=1e-12, rtol=1e-9)
+    assert not found_PX[:2].any()

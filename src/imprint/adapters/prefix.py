@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from imprint.adapters.layout import refuse_other_shapes
 from imprint.base import Base
-from imprint.errors import BadSetting, WrongBase
-from imprint.types import Adapter, Material
+from imprint.errors import BadInput, BadSetting
+from imprint.types import NO_MATERIAL, Adapter, Material
 
 TENSOR = "prompt_embeddings"
 """PEFT's name: tokens x (layers, keys then values, heads, width)."""
@@ -34,6 +35,7 @@ class Cartridge:
 
     LR: ClassVar[float] = 2e-2
     SIZES: ClassVar[tuple[Mapping[str, Any], ...]] = ({"tokens": 16}, {"tokens": 64}, {"tokens": 256})
+    PEFT_TYPE: ClassVar[tuple[str, ...]] = ("CARTRIDGE", "PREFIX_TUNING")
 
     tokens: int = 128
     """Length of the prefix."""
@@ -54,7 +56,7 @@ class Cartridge:
         if self.start not in _STARTS:
             raise BadSetting(f"A cartridge starts from {' or '.join(_STARTS)}; got {self.start!r}.")
 
-    def fresh(self, base: Base, *, seed: int, material: Material | None = None) -> Adapter:
+    def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """What the bare base holds after it read the first tokens of the documents; nothing is drawn.
 
         Several documents share the tokens evenly, one after another. Where all of them end before, they are
@@ -65,7 +67,6 @@ class Cartridge:
                 f"A cartridge of {self.tokens} tokens leaves no room for a question in the {base.window_tokens} "
                 f"tokens of {base.name}. Set fewer tokens."
             )
-        material = material or Material()
         texts = (material.documents or material.rows) if self.start == "documents" else ()
         ids = _shared_evenly([ids for ids in texts if len(ids)] or [_general_ids(base)], self.tokens)
         keys_values = torch.stack([torch.stack(pair) for pair in _read(base, [ids])])[:, :, 0]  # L 2 K P D
@@ -74,37 +75,39 @@ class Cartridge:
         tensors = {TENSOR: flat_PX.to("cpu", kept).contiguous()}
         return Adapter(base.name, base.revision, asdict(self), tensors)
 
-    def peft_config(self, base_name: str) -> dict[str, Any]:
-        """What PEFT's adapter_config.json says of it; PEFT takes layers, heads and width from the base."""
+    @staticmethod
+    def layout_of(base: Base, adapter: Adapter) -> PrefixLayout:
+        """Raises WrongBase where the adapter does not fit the base's layers, BadSetting where no prefix can."""
+        turning_of(base)
+        layout = PrefixLayout(int(adapter.spec["tokens"]), int(adapter.spec["frozen"]), *_shape(base))
+        refuse_other_shapes(base, adapter, layout)
+        return layout
+
+    def config(self, adapter: Adapter) -> dict[str, Any]:
+        """PEFT's adapter_config.json; layers, heads and width PEFT takes from the base."""
         return {
             "peft_type": "CARTRIDGE",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_name,
+            "base_model_name_or_path": adapter.base,
             "inference_mode": True,
             "num_virtual_tokens": self.tokens,
             "num_frozen_tokens": self.frozen,
             "num_transformer_submodules": 1,
         }
 
-    @classmethod
-    def from_peft(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Cartridge:
-        """The settings of a CARTRIDGE folder, or of one of PREFIX_TUNING without projection: both hold the same."""
-        return cls(tokens=int(tensors[TENSOR].shape[0]), frozen=int(config.get("num_frozen_tokens") or 0))
-
-    @staticmethod
-    def layout_of(base: Base, adapter: Adapter) -> PrefixLayout:
-        """Raises WrongBase where the adapter does not fit the base's layers, BadSetting where no prefix can."""
-        turning_of(base)
-        flat_PX = adapter.tensors.get(TENSOR)
+    def opened(self, adapter: Adapter, base: Base) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+        """The same with what the base tells."""
         names, heads, width = _shape(base)
-        numbers = len(names) * 2 * heads * width
-        tokens = int(adapter.spec["tokens"])
-        if flat_PX is None or tuple(flat_PX.shape) != (tokens, numbers):
-            found = "none" if flat_PX is None else " x ".join(map(str, flat_PX.shape))
-            raise WrongBase(
-                f"A cartridge of {tokens} tokens for {base.name} holds {tokens} x {numbers} numbers; found {found}."
-            )
-        return PrefixLayout(tokens, int(adapter.spec["frozen"]), names, heads, width)
+        told = {"num_layers": len(names), "num_attention_heads": heads, "token_dim": heads * width}
+        return self.config(adapter) | told, adapter.tensors
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Cartridge:
+        """The settings of a CARTRIDGE folder, or of one of PREFIX_TUNING: both hold keys and values, for PEFT
+        projects what is to be projected when it saves."""
+        if TENSOR not in tensors:
+            raise BadInput(f"It has no tensor {TENSOR}. Save it with PEFT's save_pretrained.")
+        return cls(tokens=int(tensors[TENSOR].shape[0]), frozen=int(config.get("num_frozen_tokens") or 0))
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class PrefixLayout:
 
     place: ClassVar[str] = "attention"
     exact: ClassVar[bool] = False
+    first_block: ClassVar[int] = 0
     learnt: ClassVar[tuple[bool, ...]] = (False, False, True, True)
 
     tokens: int
@@ -134,7 +138,10 @@ class PrefixLayout:
     def trainable(self) -> int:
         return self.size * (self.tokens - self.frozen) // self.tokens
 
-    first_block: ClassVar[int] = 0
+    @property
+    def most_slots(self) -> int:
+        """A GPU takes the memory of all slots at once: 1 GB in float32 here."""
+        return max(1, (256 << 20) // self.size)
 
     def whole(self, flat_SP: torch.Tensor) -> torch.Tensor:
         """All numbers by their meaning, a view: S L 2 K P D."""
@@ -159,6 +166,9 @@ class PrefixLayout:
 
     def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
         return ()
+
+    def update(self, *_: Any) -> torch.Tensor:
+        raise AssertionError("a prefix is seen by attention; it adds to no module's output")
 
 
 # --- turning keys -----------------------------------------------------------------------------
