@@ -85,8 +85,8 @@ def laid_out(layout: Layout) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def prefixed(prefixes: Prefixes, config: Any) -> Iterator[None]:
-    """What this thread computes meanwhile with the model of this config sees these prefixes.
+def prefixed(prefixes: Prefixes | None, config: Any) -> Iterator[None]:
+    """What this thread computes meanwhile with the model of this config sees these prefixes, or none.
 
     Config, not model: it is what the attention of a layer knows of its model."""
     before = _now.prefixes, _now.wearer
@@ -113,13 +113,13 @@ def grouped_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention as transformers calls it; returns B T H D."""
-    layer: int = module.layer_idx  # type: ignore[assignment]
     if _now.layout is not None:
+        layer: int = module.layer_idx  # type: ignore[assignment]
         return _now.layout.attend(layer, query_BHTD, key_BKSD, value_BKSD, scaling), None
     prefix = None
     if _now.prefixes is not None and _now.wearer is module.config:
         B, T = query_BHTD.shape[0], query_BHTD.shape[2]
-        prefix = _now.prefixes.of(layer, tuple(range(0, B * T, T)))
+        prefix = _now.prefixes.of(module.layer_idx, tuple(range(0, B * T, T)))  # type: ignore[arg-type]
     if attention_mask is not None:
         attention_mask = attention_mask[..., : key_BKSD.shape[2]]
     causal = attention_mask is None and query_BHTD.shape[2] == key_BKSD.shape[2]

@@ -26,6 +26,8 @@ from imprint.types import NO_MATERIAL, Adapter, Material
 TENSOR = "prompt_embeddings"
 """PEFT's name: tokens x (layers, keys then values, heads, width)."""
 _STARTS = ("documents", "general")
+_FRAGMENT = 8
+"""Of fewer tokens little is said: where documents would get less, the later ones get none."""
 _MOVED_BY = 5
 
 
@@ -59,21 +61,34 @@ class Cartridge:
     def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """What the bare base holds after it read the first tokens of the documents; nothing is drawn.
 
-        Several documents share the tokens evenly, one after another. Where all of them end before, they are
-        read again: the prefix is as long as was asked for."""
+        Several documents share the tokens evenly, one after another; without documents the training text is read
+        from its beginning. Where all ends before, it is read again: the prefix is as long as was asked for."""
         turning_of(base)  # or it could not be used
         if self.tokens >= base.window_tokens:
             raise BadSetting(
                 f"A cartridge of {self.tokens} tokens leaves no room for a question in the {base.window_tokens} "
                 f"tokens of {base.name}. Set fewer tokens."
             )
-        texts = (material.documents or material.rows) if self.start == "documents" else ()
-        ids = _shared_evenly([ids for ids in texts if len(ids)] or [_general_ids(base)], self.tokens)
+        ids = self._text(material) or _general_ids(base)
+        ids = (ids * math.ceil(self.tokens / len(ids)))[: self.tokens]
         keys_values = torch.stack([torch.stack(pair) for pair in _read(base, [ids])])[:, :, 0]  # L 2 K P D
         flat_PX = keys_values.permute(3, 0, 1, 2, 4).reshape(self.tokens, -1)
         kept = torch.promote_types(torch.float32, flat_PX.dtype)
         tensors = {TENSOR: flat_PX.to("cpu", kept).contiguous()}
         return Adapter(base.name, base.revision, asdict(self), tensors)
+
+    def _text(self, material: Material) -> list[int]:
+        """What is read of the material; nothing where there is none."""
+        if self.start == "general":
+            return []
+        if texts := [ids for ids in material.documents if len(ids)]:
+            return _shared_evenly(texts[: max(1, self.tokens // _FRAGMENT)], self.tokens)
+        ids: list[int] = []
+        for row in material.rows:
+            if len(ids) >= self.tokens:
+                break
+            ids += row
+        return ids
 
     @staticmethod
     def layout_of(base: Base, adapter: Adapter) -> PrefixLayout:
@@ -117,7 +132,7 @@ class PrefixLayout:
     place: ClassVar[str] = "attention"
     exact: ClassVar[bool] = False
     first_block: ClassVar[int] = 0
-    learnt: ClassVar[tuple[bool, ...]] = (False, False, True, True)
+    learnt: ClassVar[tuple[bool, ...]] = (True,)
 
     tokens: int
     frozen: int
@@ -148,10 +163,14 @@ class PrefixLayout:
         return flat_SP.view(len(flat_SP), len(self.names), 2, self.heads, self.tokens, self.width)
 
     def parts(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """A layer's frozen keys and values, and its trained ones: S K F D, S K F D, S K P-F D, S K P-F D."""
-        keys_SKPD, values_SKPD = self.whole(flat_SP)[:, self.layers[layer]].unbind(1)
-        F = self.frozen
-        return keys_SKPD[:, :, :F], values_SKPD[:, :, :F], keys_SKPD[:, :, F:], values_SKPD[:, :, F:]
+        """A layer's keys and values: S 2 K P D. Their first `frozen` tokens are not trained; see `sealed`."""
+        return (self.whole(flat_SP)[:, self.layers[layer]],)
+
+    def sealed(self, pair_2KPD: torch.Tensor) -> torch.Tensor:
+        """The same numbers; no gradient comes back to those of the frozen tokens."""
+        if not self.frozen:
+            return pair_2KPD
+        return torch.cat([pair_2KPD[:, :, : self.frozen].detach(), pair_2KPD[:, :, self.frozen :]], 2)
 
     def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
         """As it stands on disk, where tokens come first: a copy."""
@@ -260,7 +279,8 @@ def _general_ids(base: Base) -> list[int]:
 
 
 def _shared_evenly(texts: Sequence[Sequence[int]], tokens: int) -> list[int]:
-    """The beginnings of texts one after another, so many tokens in all; a short one leaves its room to others."""
+    """The beginnings of texts one after another, so many tokens in all or fewer; a short one leaves its room to
+    others."""
     left = list(range(len(texts)))
     taken = [0] * len(texts)
     room = tokens
@@ -271,5 +291,4 @@ def _shared_evenly(texts: Sequence[Sequence[int]], tokens: int) -> list[int]:
             taken[i] += more
             room -= more
         left = [i for i in left if taken[i] < len(texts[i])]
-    ids = [token for text, count in zip(texts, taken, strict=True) for token in text[:count]]
-    return (ids * math.ceil(tokens / len(ids)))[:tokens]
+    return [token for text, count in zip(texts, taken, strict=True) for token in text[:count]]

@@ -136,11 +136,10 @@ class RowPrefixes:
 def _held(seat: Seat, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's keys and values as the adapter holds them: K P D each; with the way back for gradients."""
     layout: PrefixLayout = seat.rack.layout
-    if not (seat.rack.trainable and torch.is_grad_enabled()):
-        key_KPD, value_KPD = layout.whole(seat.values_P[None])[0, layer]
-        return key_KPD, value_KPD
-    fixed_key, fixed_value, key, value = seat.rack.parts(layout.names[layer], (seat.slot,))
-    return torch.cat([fixed_key[0], key[0]], 1), torch.cat([fixed_value[0], value[0]], 1)
+    pair_2KPD = seat.rack.parts(layout.names[layer], (seat.slot,))[0][0]
+    if pair_2KPD.requires_grad:
+        pair_2KPD = layout.sealed(pair_2KPD)
+    return pair_2KPD[0], pair_2KPD[1]
 
 
 def cartridges(seats: Sequence[Seat]) -> Worn:
