@@ -161,8 +161,8 @@ def test_every_kind_lowers_its_loss(kind: str, tiny_base: Base) -> None:
 def test_three_sizes_grow(kind: str, tiny_base: Base) -> None:
     sizes = []
     for settings in adapters.KINDS[kind].SIZES:
-        small = {k: min(v, 8) if k == "rank" else v for k, v in settings.items()}
-        small |= {"top_layers": min(v, 2) for k, v in settings.items() if k == "top_layers"}
+        fits = {"rank": 8, "top_layers": 2}
+        small = {k: min(v, fits.get(k, v)) for k, v in settings.items()}
         fresh = adapters.KINDS[kind](**small).fresh(tiny_base, seed=0, material=MATERIAL)
         sizes.append(folder.layout_of(tiny_base, fresh).trainable)
     assert sizes == sorted(sizes) and len(sizes) == 3

@@ -387,6 +387,16 @@ class Taught:
         with Engine(model, slots=1).attached(adapter):
             return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
 
+    def export_for_peft(self, folder: Path) -> Path:
+        """Writes the adapter as PEFT opens it, into a folder that is new or empty, which it returns.
+
+        Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
+        adapter = adapter_folder.read(self.registry.folder(self.version))
+        adapter_folder.write_for_peft(adapter, self._model(), folder)
+        return folder
+
     @property
     def name(self) -> str:
         return str(self.version)
@@ -503,7 +513,7 @@ class Taught:
         """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
         passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        recipe = replace(self._recipe, mix=RAW_TEXT.mix)
+        recipe = replace(self._recipe, mix=RAW_TEXT.mix, objective="sft")
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
         job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])

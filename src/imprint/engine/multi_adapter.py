@@ -21,12 +21,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from imprint import attention
 from imprint.adapters.folder import layout_of
 from imprint.adapters.layout import Layout, Plug, refuse_other_base
 from imprint.adapters.low_rank import Layout as LowRank
 from imprint.base import Base
 from imprint.engine.kernels import reference
 from imprint.engine.kernels.reference import Bundle, Ready
+from imprint.engine.prefixes import KeptPrefixes, RowPrefixes, cartridges
 from imprint.errors import BadInput, MissingPackage
 from imprint.types import Adapter
 
@@ -266,6 +268,7 @@ class Engine:
         self.base, self.slots = base, slots
         self.kernels = kernels or _fastest(base)
         self._racks: dict[tuple[Layout, bool], list[Rack]] = {}
+        self._kept = KeptPrefixes()
         self._lock = threading.Lock()
 
     def load(self, adapter: Adapter, *, trainable: bool = False) -> Seat:
@@ -291,6 +294,7 @@ class Engine:
             seat.rack.empty(seat.slot)
             if seat.rack.unused:
                 self._racks[seat.rack.layout, seat.rack.trainable].remove(seat.rack)
+        self._kept.forget(seat)
 
     @contextlib.contextmanager
     def attached(self, adapter: Adapter, *, trainable: bool = False) -> Iterator[Seat]:
@@ -306,15 +310,26 @@ class Engine:
     def wearing(self, worn: Worn) -> Iterator[None]:
         """Every row that this thread computes meanwhile belongs to this adapter, or to all of these at once."""
         seats = _seats(worn)
-        with _in_force(_Uniform(self, seats) if seats else None):
+        with self._in_force(_Uniform(self, seats) if seats else None, seats):
             yield
 
     @contextlib.contextmanager
     def routed(self, runs: Sequence[tuple[Worn, int]]) -> Iterator[None]:
         """The rows that this thread computes meanwhile: so many of this adapter (or of several at once, whose
         updates add up), then so many of that."""
-        with _in_force(_Mixed(self, [(_seats(worn), count) for worn, count in runs])):
+        found = [(_seats(worn), count) for worn, count in runs]
+        with self._in_force(_Mixed(self, found), [seat for seats, _ in found for seat in seats]):
             yield
+
+    @contextlib.contextmanager
+    def _in_force(self, routing: _Routing | None, seats: Sequence[Seat]) -> Iterator[None]:
+        prefixes = RowPrefixes(self.base, routing.at, self._kept) if routing and cartridges(seats) else None
+        before, _now.routing = _now.routing, routing
+        try:
+            with attention.prefixed(prefixes, self.base.model.config):
+                yield
+        finally:
+            _now.routing = before
 
 
 # --- routing ----------------------------------------------------------------------------------
@@ -402,15 +417,6 @@ class _Now(threading.local):
 
 
 _now = _Now()
-
-
-@contextlib.contextmanager
-def _in_force(routing: _Routing | None) -> Iterator[None]:
-    before, _now.routing = _now.routing, routing
-    try:
-        yield
-    finally:
-        _now.routing = before
 
 
 # --- the linear layers ------------------------------------------------------------------------
