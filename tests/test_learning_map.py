@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import imprint
 from imprint import adapters, learning_map, writing
 from imprint.base import Base
 from imprint.engine import Engine
-from imprint.errors import BadInput, BadQuestions, BadSetting, Diverged, MissingPackage, StaleRun
+from imprint.errors import BadQuestions, BadSetting, Diverged, MissingPackage, StaleRun
 from imprint.evaluation import trade_off
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination, cost, examine
 from imprint.evaluation.questions import read_strangers
 from imprint.interfaces import cli, map_page, map_plots
-from imprint.learning_map import LearningMap, MapSettings, draw, each_spec
+from imprint.learning_map import LearningMap, MapSettings, each_spec
 from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
 from scholar import TEXTS, Scholar

@@ -1,7 +1,7 @@
 """The learn-forget-capacity map: every kind of adapter at several sizes, taught the same text, measured alike.
 
-All runs meet the same rows in the same order for the same number of training tokens. Each leaves one row (JSON) when
-it ends; a row that is there is not made again, and a training that was killed goes on from its checkpoint.
+All runs meet the same rows in the same order for the same number of training tokens. Each leaves one row (JSON)
+when it ends; a row that is there is not made again, and a training that was killed goes on from its checkpoint.
 
     measured/untouched.json, full_context.json, rag.json  the rivals
     measured/tune-lora-0.002.json                         one learning rate tried on a sample of the text

@@ -196,16 +196,18 @@ def draw_map(
     home: Path | None = None,
     watch: Watch = SILENT,
 ) -> LearningMap:
-    """What each kind of adapter learns of documents, forgets, and costs: the text is written once, every kind at every
-    size is trained on it for as many tokens, and all are measured alike, beside the untouched base, full context and
-    RAG. Nothing is published.
+    """What each kind of adapter learns of documents, forgets, and costs.
+
+    The text is written once, every kind at every size is trained on it for as many tokens, and all are measured
+    alike, beside the untouched base, full context and RAG. Nothing is published.
 
     `budget`: what writing and one training may take. `strangers`: a file of questions that the documents do not
-    answer. `suites`: folders of items judged by log-likelihood. `texts`: files whose perplexity is taken besides that
-    of a general text that comes along. `work`: the folder of the map; by default one in the home that these settings
-    name. The same call after a kill goes on where it stopped."""
+    answer. `suites`: folders of items judged by log-likelihood. `texts`: files whose perplexity is taken besides
+    that of a general text that comes along. `work`: the folder of the map; by default one in the home that these
+    settings name. The same call after a kill goes on where it stopped."""
     settings = settings or MapSettings()
-    teaching = _Teaching(Lesson(path, "map", budget, recipe, settings.seed, questions), home or home_folder(), watch)
+    lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
+    teaching = _Teaching(lesson, home or home_folder(), watch)
     strange = read_strangers(Path(strangers)) if strangers is not None else []
     read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
     general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}

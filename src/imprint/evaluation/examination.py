@@ -65,9 +65,12 @@ def examine(
     """What the base with these adapters on (None: with none) comes to, as JSON values: learnt, perplexity, suites,
     interference, abstention, wrongly_abstained, cost and answers.
 
-    `untouched`: what the bare base says to unrelated questions (its 'unrelated'); None where this is the bare base."""
+    `untouched`: what the bare base says to unrelated questions (its 'unrelated'); None where it is the bare base
+    that is examined."""
     base, seed = engine.base, examination.seed
-    writer = LocalWriter(base, progress=lambda done, n, rate: watch.progress("answers", done, n, f"{rate:.0f} tokens/s"))
+    writer = LocalWriter(
+        base, progress=lambda done, n, rate: watch.progress("answers", done, n, f"{rate:.0f} tokens/s")
+    )
     with engine.wearing(worn):
         told = asked(writer, examination) | _interference(writer, examination, untouched)
         told["perplexity"] = {name: asdict(perplexity(base, text)) for name, text in examination.texts.items()}
@@ -108,7 +111,7 @@ def learnt(result: proof.SystemResult) -> dict[str, Any]:
 
 
 def nats(writer: LocalWriter, questions: Sequence[Question]) -> list[float]:
-    """What the right answer to each question costs, closed book, in nats a token: a finer measure than right or wrong."""
+    """What the right answer to each question costs, closed book, in nats a token: finer than right or wrong."""
     likely = writer.likelihoods([open_book.closed(q.text) for q in questions], [q.answers[0] for q in questions])
     return [-value for value in likely]
 
@@ -120,7 +123,8 @@ def cost(engine: Engine, worn: Worn, questions: Sequence[Question]) -> dict[str,
     ids = [base.prompt_ids(open_book.closed(q.text).turns) for q in questions]
     shortest = min(len(row) for row in ids)
     tokens_BT = torch.tensor([ids[i % len(ids)][-shortest:] for i in range(rows)], device=base.device.torch)
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
     for _ in range(_COST_ROUNDS + 1):  # the first is slow: kernels are chosen
         for seconds, on in ((ours, worn), (bare, None)):
             with engine.wearing(on):
@@ -137,10 +141,13 @@ def cost(engine: Engine, worn: Worn, questions: Sequence[Question]) -> dict[str,
     }
 
 
-def cost_of_reading(writer: LocalWriter, prompt: Any, questions: Sequence[Question], *, seed: int) -> dict[str, float]:
+def cost_of_reading(
+    writer: LocalWriter, prompt: Any, questions: Sequence[Question], *, seed: int
+) -> dict[str, float]:
     """The same of a rival that reads: its answers as they are asked against the base's without a text, in turns."""
     some = questions[:_COST_ROWS]
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
     for _ in range(2):
         for seconds, way in ((ours, prompt), (bare, open_book.closed)):
             prompts: list[Prompt] = [way(q.text) for q in some]
@@ -186,9 +193,7 @@ def _score(name: str, values: Sequence[float], seed: int) -> dict[str, float]:
     return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
 
 
-def _interference(
-    writer: LocalWriter, examination: Examination, untouched: Sequence[str] | None
-) -> dict[str, Any]:
+def _interference(writer: LocalWriter, examination: Examination, untouched: Sequence[str] | None) -> dict[str, Any]:
     """How often unrelated questions are answered with the documents, and with what; of the bare base, by chance."""
     if not examination.documents:
         return {"interference": None, "unrelated": []}

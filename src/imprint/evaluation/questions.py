@@ -36,8 +36,8 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def read_strangers(path: Path) -> list[Question]:
-    """Questions that the documents do not answer: of a text file one a line, else of a questions file, whose answers
-    are set aside. Raises BadQuestions."""
+    """Questions that the documents do not answer: of a text file one a line, else of a questions file, where
+    answers are set aside. Raises BadQuestions."""
     if path.suffix == ".txt":
         found = [Question(line.strip(), (), UNANSWERABLE) for line in _read(path).splitlines() if line.strip()]
     else:

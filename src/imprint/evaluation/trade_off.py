@@ -1,7 +1,7 @@
 """The rows of a map read: what each adapter learnt and lost against the untouched base, and which of them will do.
 
-A row (JSON values, as learning_map.py writes them) holds of each suite and text what each item or window came to, so
-that an adapter and the untouched base are compared on the same ones, pair by pair."""
+A row (JSON values, as learning_map.py writes them) holds of each suite and text what each item or window came to,
+so that an adapter and the untouched base are compared on the same ones, pair by pair."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def sentences(reading: Reading) -> list[str]:
 
 def _losses(placed: Placed) -> str:
     parts = [f"perplexity of {name} {s.value:+.1%}" for name, s in placed.rises.items()]
-    parts += [f"{abs(s.value):.1f} points {'lost' if s.value > 0 else 'gained'} on {n}" for n, s in placed.lost.items()]
+    parts += [
+        f"{abs(s.value):.1f} points {'lost' if s.value > 0 else 'gained'} on {n}" for n, s in placed.lost.items()
+    ]
     return ", ".join(parts) or "nothing of that was measured"
 
 
@@ -135,7 +137,9 @@ def _placed(row: Row, base: Row | None, seed: int) -> Placed:
     if base is not None:
         for name, told in row["perplexity"].items():
             if name in base["perplexity"]:
-                rises[name] = _less_one(perplexity_ratio(windows(base["perplexity"][name]), windows(told), seed=seed))
+                rises[name] = _less_one(
+                    perplexity_ratio(windows(base["perplexity"][name]), windows(told), seed=seed)
+                )
         for name, told in row["suites"].items():
             if name in base["suites"]:
                 lost[name] = _points(base["suites"][name], told, seed)

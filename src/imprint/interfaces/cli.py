@@ -369,7 +369,7 @@ def map_(
     ] = None,
     suite: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Items of general ability, judged by log-likelihood; may be said again."),
+        typer.Option(metavar="FOLDER", help="Tasks judged by log-likelihood, before and after; may be said again."),
     ] = None,
     general_text: Annotated[
         list[Path] | None,
@@ -377,7 +377,7 @@ def map_(
     ] = None,
     kinds: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Kinds of adapters; all if not said, full fine-tuning only with memory for it."),
+        typer.Option(metavar="A,B", help="Kinds of adapters; else all, 'full' only with memory for it."),
     ] = None,
     sizes: Annotated[str, typer.Option(metavar="A,B", help="Sizes of each kind.")] = "small,middle,large",
     budget: Annotated[
@@ -412,8 +412,8 @@ def map_(
     same questions, beside the untouched base, full context and RAG. Measured are what it learnt, what it forgot of
     general text and of suites, whether it speaks of the documents where it should not, its size and its cost.
 
-    Each result is kept as it comes: killed, the same command goes on where it stopped. Leaves two plots and one page,
-    map.html, beside the rows. Nothing is published.
+    Each result is kept as it comes: killed, the same command goes on where it stopped. Leaves two plots and one
+    page, map.html, beside the rows. Nothing is published.
     """
     from imprint.interfaces import map_plots
     from imprint.interfaces.progress import watching
@@ -426,8 +426,13 @@ def map_(
 
         _tell_map(learning_map.kept(work), as_json)
         return
-    chosen = {"kinds": _words(kinds) if kinds else None, "sizes": _words(sizes), "tune": tune, "seed": seed}
-    settings = imprint.MapSettings(**chosen, tokens=_count(tokens, "--tokens"))
+    settings = imprint.MapSettings(
+        kinds=_words(kinds) if kinds else None,
+        sizes=_words(sizes),
+        tokens=_count(tokens, "--tokens"),
+        tune=tune,
+        seed=seed,
+    )
     asked: dict[str, Any] = {"questions": questions, "strangers": strangers, "base": base, "budget": budget}
     with watching(_stderr()) as watch:
         found = imprint.draw_map(

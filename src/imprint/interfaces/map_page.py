@@ -20,17 +20,20 @@ from imprint.types import Score
 PAGE, FORGOTTEN, PARAMETERS = "map.html", "learnt-forgotten.png", "learnt-parameters.png"
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --ground: #fff; --line: #ddd; --good: #e2f4e9; --wide: #f6f6f6 }
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --ground: #fff; --line: #ddd; --good: #e2f4e9;
+  --wide: #f6f6f6 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8e8e8; --soft: #a0a3aa; --ground: #17181c; --line: #3d3f45; --good: #1d3a2a; --wide: #202228 } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 2rem auto;
   max-width: 76rem; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .soft { color: var(--soft) } .summary li { margin: .4rem 0 } img { max-width: 100%; height: auto }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th { cursor: pointer; vertical-align: bottom; white-space: normal; background: var(--wide) } th:first-child, td:first-child
-{ text-align: left } td small { color: var(--soft); display: block } tr.good td { background: var(--good) }
+th { cursor: pointer; vertical-align: bottom; white-space: normal; background: var(--wide) }
+th:first-child, td:first-child { text-align: left }
+td small { color: var(--soft); display: block } tr.good td { background: var(--good) }
 th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
 """
 
@@ -74,12 +77,15 @@ def write(found: LearningMap, folder: Path) -> list[Path]:
 def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
     """The page as text. `plots` and `dark`: PNGs by file name, for either ground."""
     told = [f"<li>{_text(sentence)}</li>" for sentence in trade_off.sentences(reading)]
-    failed = [f"<li>{_text(r['row'])} came to nothing: {_text(r['error'])}</li>" for r in trade_off.failed(found.rows)]
+    failed = [
+        f"<li>{_text(r['row'])} came to nothing: {_text(r['error'])}</li>" for r in trade_off.failed(found.rows)
+    ]
     tuned = [r for r in found.rows if r["what"] == "tuning"]
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width"><title>What each kind of adapter learns and forgets</title>',
+            '<meta name="viewport" content="width=device-width">',
+            "<title>What each kind of adapter learns and forgets</title>",
             f"<style>{_STYLE}</style></head><body>",
             "<h1>What each kind of adapter learns and forgets</h1>",
             f'<p class="soft">{_text(_about(found.about))}</p>',
@@ -89,8 +95,8 @@ def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark:
             "<h2>Learnt against trainable parameters</h2>",
             _picture(plots[PARAMETERS], dark[PARAMETERS], "learnt against trainable parameters"),
             "<h2>All rows</h2>",
-            '<p class="soft">A click on a heading sorts. Small figures are 95 % intervals, of differences to the untouched '
-            "base by pairs. Green rows meet the goal.</p>",
+            '<p class="soft">A click on a heading sorts. Small figures are 95 % intervals, of differences to the '
+            "untouched base by pairs. Green rows meet the goal.</p>",
             _table(_columns(reading), [(r, _place(reading, r)) for r in found.rows if "learnt" in r], reading),
             "<h2>Right, by kind of question</h2>",
             _kinds(found.rows),
@@ -109,9 +115,17 @@ def _columns(reading: Reading) -> list[Column]:
     return [
         ("", "", lambda r, _: _named(r)),
         ("right", "answerable questions answered rightly, closed book", lambda r, _: _learnt(r["learnt"])),
-        ("nats a token", "what the right answers cost; less is better", lambda r, _: _number(r["learnt"].get("nats"), ".2f")),
+        (
+            "nats a token",
+            "what the right answers cost; less is better",
+            lambda r, _: _number(r["learnt"].get("nats"), ".2f"),
+        ),
         *(
-            (f"perplexity of {t}", "against the untouched base", lambda _, p, t=t: _signed(p and p.rises.get(t), 100, "%"))
+            (
+                f"perplexity of {t}",
+                "against the untouched base",
+                lambda _, p, t=t: _signed(p and p.rises.get(t), 100, "%"),
+            )
             for t in texts
         ),
         *((f"lost on {s}", "points", lambda _, p, s=s: _signed(p and p.lost.get(s), 1, "")) for s in suites),
@@ -124,11 +138,17 @@ def _columns(reading: Reading) -> list[Column]:
         ("tokens", "trained on, visits counted", lambda r, _: _number(r.get("tokens") or None, ",")),
         ("training", "of this process; beside others in shared passes where there is a GPU", _seconds),
         ("s/answer", "many at once", lambda r, _: _number(r["cost"]["seconds_per_answer"], ".3g")),
-        ("× the bare base", "seconds of an answer, measured in turns", lambda r, _: _number(r["cost"]["ratio"], ".2f")),
+        (
+            "× the bare base",
+            "seconds of an answer, measured in turns",
+            lambda r, _: _number(r["cost"]["ratio"], ".2f"),
+        ),
     ]
 
 
-def _table(columns: Sequence[Column], rows: Sequence[tuple[Mapping[str, Any], Placed | None]], reading: Reading) -> str:
+def _table(
+    columns: Sequence[Column], rows: Sequence[tuple[Mapping[str, Any], Placed | None]], reading: Reading
+) -> str:
     heads = "".join(f'<th title="{_text(means)}">{_text(name)}</th>' for name, means, _ in columns)
     good = {p.name for p in reading.good}
     lines = []
@@ -137,7 +157,8 @@ def _table(columns: Sequence[Column], rows: Sequence[tuple[Mapping[str, Any], Pl
         shown = "".join(f'<td data-v="{_text(str(value))}">{text}</td>' for value, text in cells)
         lines.append(f'<tr class="{"good" if row["row"] in good else ""}">{shown}</tr>')
     body = "\n".join(lines)
-    return f'<div class="scroll"><table class="sorts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<table class="sorts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def _kinds(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -173,7 +194,9 @@ def _named(row: Mapping[str, Any]) -> Cell:
 def _learnt(score: Mapping[str, Any] | None) -> Cell:
     if score is None or math.isnan(score["score"]):
         return math.nan, "-"
-    return score["score"], f"{score['score']:.1%}<small>{100 * score['low']:.1f} to {100 * score['high']:.1f}</small>"
+    return score[
+        "score"
+    ], f"{score['score']:.1%}<small>{100 * score['low']:.1f} to {100 * score['high']:.1f}</small>"
 
 
 def _share(score: Mapping[str, Any] | None) -> Cell:

@@ -1,4 +1,4 @@
-"""The two plots of a map: learnt against forgotten, and learnt against parameters. Matplotlib has its one door here."""
+"""The two plots of a map: learnt against forgotten and against parameters. Matplotlib has its one door here."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _figure(panels: int, dark: bool) -> Iterator[tuple[Any, list[Any]]]:
     from matplotlib import pyplot
 
     ink, grid, ground, _ = _INK[dark]
-    style = {
+    style: dict[Any, Any] = {
         "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": grid,
         "figure.facecolor": ground, "axes.facecolor": ground, "savefig.facecolor": ground, "grid.color": grid,
         "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -110,13 +110,17 @@ def _scatter(axis: Any, points: Sequence[tuple[Placed, float, float, float]], re
     looks = _looks(reading, dark)
     for kind, (colour, mark) in looks.items():
         mine = [p for p in points if p[0].kind == kind]
-        axis.plot([x for _, x, _, _ in mine], [p.learnt.value for p, *_ in mine], color=colour, linewidth=1, alpha=0.45)
+        axis.plot(
+            [x for _, x, _, _ in mine], [p.learnt.value for p, *_ in mine], color=colour, linewidth=1, alpha=0.45
+        )
         for placed, x, low, high in mine:
             y = placed.learnt
             axis.plot([x, x], [y.low, y.high], color=colour, linewidth=1, alpha=0.55)
             axis.plot([low, high], [y.value, y.value], color=colour, linewidth=1, alpha=0.55)
             area = _AREAS.get(placed.size, 80.0)
-            axis.scatter([x], [y.value], s=area, color=colour, marker=mark, edgecolors=axis.get_facecolor(), zorder=3)
+            axis.scatter(
+                [x], [y.value], s=area, color=colour, marker=mark, edgecolors=axis.get_facecolor(), zorder=3
+            )
     top = max((p.learnt.high for p in reading.placed), default=1.0)
     axis.set_ylim(0, min(1.02, 1.12 * top + 0.02))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

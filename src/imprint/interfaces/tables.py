@@ -17,9 +17,9 @@ from imprint.types import Report, Score, Version
 
 if TYPE_CHECKING:
     from imprint.evaluation.proof import Proof
+    from imprint.evaluation.trade_off import Reading
     from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
-    from imprint.evaluation.trade_off import Reading
     from imprint.learning_map import LearningMap
     from imprint.scaling import Curve
 
@@ -156,9 +156,9 @@ def map_page(found: LearningMap, reading: Reading) -> RenderableType:
     """A map in a table, and what it says; map.html tells more."""
     from imprint.evaluation import trade_off
 
-    text = next(iter(dict.fromkeys(n for p in reading.placed[:1] for n in reversed(p.rises))), None)
+    text = ([""] + [name for p in reading.placed[:1] for name in p.rises])[-1]
     suites = list(reading.placed[0].lost) if reading.placed else []
-    heads = ["right", "95 % interval", "parameters", f"perplexity\n{text or ''}", *(f"lost on\n{s}" for s in suites)]
+    heads = ["right", "95 % interval", "parameters", f"perplexity\n{text}", *(f"lost on\n{s}" for s in suites)]
     table = _table("adapter", *heads, "speaks of\nthem", "abstains", "x the bare\nbase", "tokens")
     good = {p.name for p in reading.good}
     placed = {p.name: p for p in reading.placed}
@@ -172,8 +172,8 @@ def map_page(found: LearningMap, reading: Reading) -> RenderableType:
         cells += [f"{row['cost']['ratio']:.2f}", f"{row['tokens']:,}" if row.get("tokens") else ""]
         name = row["row"] if row["what"] == "adapter" else SYSTEMS.get(row["row"], row["row"])
         _row(table, name, *cells, style="bold" if row["row"] in good else "")
-    told = [*trade_off.sentences(reading), *(f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows))]
-    return Group(table, *(Text(line) for line in told))
+    failed = [f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows)]
+    return Group(table, *(Text(line) for line in [*trade_off.sentences(reading), *failed]))
 
 
 # --- proofs -----------------------------------------------------------------------------------
