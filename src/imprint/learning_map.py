@@ -30,6 +30,7 @@ from typing import Any
 
 from imprint import adapters, devices
 from imprint.adapters import folder as adapter_folder
+from imprint.adapters.full import Full
 from imprint.engine import Engine
 from imprint.errors import BadSetting, Diverged, StaleRun
 from imprint.evaluation import open_book, proof
@@ -329,42 +330,54 @@ class _Drawing:
     def _trained(
         self, jobs: Sequence[tuple[str, dict[str, Any], Job]], stage: str
     ) -> Iterator[tuple[str, dict[str, Any], Trained | Diverged]]:
-        """Trainings as they end: on a GPU in shared passes, full fine-tuning apart; on a CPU one after another, so
-        that rows come early."""
-        light = [job for job in jobs if job[1]["kind"] != "full"]
-        heavy = [[job] for job in jobs if job[1]["kind"] == "full"]
-        on_gpu = self.base.device.torch.type == "cuda"
-        for share in [*([light] if on_gpu else [[job] for job in light]), *heavy]:
-            if share:
-                yield from self._together(share, stage)
+        told = {name: about for name, about, _ in jobs}
+        named = [(name, job) for name, _, job in jobs]
+        for name, ended, how in each_trained(self.engine, named, self.folder / "checkpoints", self.watch, stage):
+            yield name, told[name] | how, ended
 
-    def _together(
-        self, jobs: Sequence[tuple[str, dict[str, Any], Job]], stage: str
-    ) -> Iterator[tuple[str, dict[str, Any], Trained | Diverged]]:
-        service = Service(self.engine)
-        begun: list[tuple[str, dict[str, Any], Ticket]] = []
-        failed: list[Exception] = []
-        self.watch.stage(f"{stage}: {', '.join(name for name, _, _ in jobs)}")
-        try:
-            for name, told, job in jobs:
-                checkpoint = self.folder / "checkpoints" / name
-                told |= {"resumed": checkpoint.exists(), "beside": len(jobs) - 1}
-                progress = training_progress(self.watch, name)
-                begun.append((name, told, service.submit(job, checkpoint=checkpoint, progress=progress)))
-            while begun:
-                service.run_pass()
-                for name, told, ticket in [b for b in begun if b[2].ended]:
-                    begun = [b for b in begun if b[2] is not ticket]
-                    try:
-                        yield name, told, ticket.result()
-                    except Diverged as error:
-                        yield name, told, error
-                    except Exception as error:  # memory that ran out, say: the others go on
-                        failed.append(error)
-        finally:
-            service.close()  # keeps checkpoints of what was not done
-        if failed:
-            raise failed[0]
+
+def each_trained(
+    engine: Engine, jobs: Sequence[tuple[str, Job]], checkpoints: Path, watch: Watch, stage: str = "Training"
+) -> Iterator[tuple[str, Trained | Diverged, dict[str, Any]]]:
+    """Named trainings as they end, with whether each was taken up from a checkpoint and how many shared its passes.
+
+    On a GPU they share passes, full fine-tuning apart, for its memory; on a CPU they come one after another, so
+    that the first ends early. What ended one other than Diverged is raised after all others."""
+    heavy = [[job] for job in jobs if isinstance(job[1].spec, Full)]
+    light = [job for job in jobs if not isinstance(job[1].spec, Full)]
+    on_gpu = engine.base.device.torch.type == "cuda"
+    failed: list[Exception] = []
+    for share in [*([light] if on_gpu and light else [[job] for job in light]), *heavy]:
+        watch.stage(f"{stage}: {', '.join(name for name, _ in share)}")
+        yield from _together(engine, share, checkpoints, watch, failed)
+    if failed:
+        raise failed[0]
+
+
+def _together(
+    engine: Engine, jobs: Sequence[tuple[str, Job]], checkpoints: Path, watch: Watch, failed: list[Exception]
+) -> Iterator[tuple[str, Trained | Diverged, dict[str, Any]]]:
+    service = Service(engine)
+    begun: list[tuple[str, dict[str, Any], Ticket]] = []
+    try:
+        for name, job in jobs:
+            how = {"resumed": (checkpoints / name).exists(), "beside": len(jobs) - 1}
+            progress = training_progress(watch, name if len(jobs) > 1 else "")
+            begun.append((name, how, service.submit(job, checkpoint=checkpoints / name, progress=progress)))
+        while begun:
+            service.run_pass()
+            for name, how, ticket in [b for b in begun if b[2].ended]:
+                begun = [b for b in begun if b[2] is not ticket]
+                try:
+                    ended: Trained | Diverged = ticket.result()
+                except Diverged as error:
+                    ended = error
+                except Exception as error:  # memory that ran out, say: the others go on
+                    failed.append(error)
+                    continue
+                yield name, ended, how
+    finally:
+        service.close()  # keeps checkpoints of what was not done
 
 
 def each_spec(kinds: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, str, Any]]:
@@ -378,11 +391,10 @@ def each_spec(kinds: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, str
 
 def size_of(engine: Engine, adapter: Adapter) -> dict[str, Any]:
     """Trainable parameters of an adapter, its bytes on disk, and its settings."""
-    kind = adapters.KINDS[str(adapter.spec["kind"])]
     with tempfile.TemporaryDirectory() as folder:
         adapter_folder.write(adapter, Path(folder))
-        size_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    layout = kind.layout_of(engine.base, adapter)
+        size_bytes = adapter_folder.size_bytes(Path(folder))
+    layout = adapter_folder.layout_of(engine.base, adapter)
     return {"parameters": layout.trainable, "bytes": size_bytes, "spec": dict(adapter.spec)}
 
 
