@@ -95,7 +95,7 @@ def test_gradients_are_those_of_small_steps(kind: str, exact_base: Base) -> None
             seat.values_P[at] += step
             seat.refresh()
             losses.append(-float(logprobs(engine, [row])[0].sum()))
-        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(float(wanted[at]), rel=1e-3)
+        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(float(wanted[at]), rel=5e-3)
 
 
 def test_a_broken_adapter_breaks_no_neighbour(kind: str, exact_base: Base) -> None:
