@@ -216,6 +216,7 @@ def _picked(view_S: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # whoever comes first: training cannot use what was made for answers only
 def _index(slots: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(slots, device=device)
 
