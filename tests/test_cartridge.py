@@ -21,10 +21,10 @@ from imprint.adapters.low_rank import LoRA
 from imprint.adapters.prefix import TENSOR, Cartridge, PrefixLayout, turning_of
 from imprint.attention import PackedRows, Prefix
 from imprint.base import Base
-from imprint.serving.cache import Cache, PromptPart, StepLayout
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, forward_backward, logprobs
 from imprint.errors import BadSetting, WrongBase
+from imprint.serving.cache import Cache, PromptPart, StepLayout
 from imprint.serving.inference import Inference
 from imprint.serving.requests import Request
 from imprint.training.batches import rows as token_rows

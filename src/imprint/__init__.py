@@ -22,14 +22,25 @@ if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
-    from imprint.pipeline import Lesson, Taught, curve, draw_map, estimate, open, teach, teach_many
+    from imprint.pipeline import (
+        Lesson,
+        Taught,
+        Together,
+        curve,
+        draw_map,
+        estimate,
+        open,
+        teach,
+        teach_many,
+        together,
+    )
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
 
 __version__ = "0.1.0"
 __all__ = [
-    "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught",
-    "curve", "draw_map", "estimate", "open", "teach", "teach_many",
+    "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
+    "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
@@ -41,12 +52,14 @@ _HOMES = {
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
+    "Together": "imprint.pipeline",
     "curve": "imprint.pipeline",
     "draw_map": "imprint.pipeline",
     "estimate": "imprint.pipeline",
     "open": "imprint.pipeline",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",
+    "together": "imprint.pipeline",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import itertools
 import threading
 from collections import OrderedDict
@@ -175,13 +176,10 @@ class PlugRack(Rack):
         first, n = slots[0], len(slots)
         adjoining = tuple(slots) == tuple(range(first, first + n))
         if not self.trainable or not torch.is_grad_enabled():
-            if adjoining:
-                return tuple(view_S[first : first + n] for view_S in self._views[layer])
-            return tuple(view_S[list(slots)] for view_S in self._views[layer])
+            return tuple(_picked(view_S, slots) for view_S in self._views[layer])
         if adjoining:
             return self._leaf(layer, first, n)
-        index_G = torch.tensor(list(slots), device=self.values_SP.device)
-        return tuple(leaf_S.index_select(0, index_G) for leaf_S in self._leaf(layer, 0, len(self.scales)))
+        return tuple(_picked(leaf_S, slots) for leaf_S in self._leaf(layer, 0, len(self.scales)))
 
     def _leaf(self, layer: str, first: int, n: int) -> tuple[torch.Tensor, ...]:
         key = (layer, (first, n))
@@ -202,11 +200,25 @@ class PlugRack(Rack):
         """y with every group's update added to its rows."""
         for batch in reference.batches(bundle, x_NI.device):
             parts_G = self.parts(layer, batch.slots)
-            scale_G11 = self.scale_S[list(batch.slots)][:, None, None].to(x_NI.dtype)
+            scale_G11 = _picked(self.scale_S, batch.slots)[:, None, None].to(x_NI.dtype)
             x_GMI = batch.sound_rows(x_NI)
             update_GMO = self.layout.update(layer, x_GMI, parts_G, scale_G11, self.constants[layer])
             y_NO = _add_rows(y_NO, update_GMO.to(y_NO.dtype), batch)
         return y_NO
+
+
+def _picked(view_S: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+    """What belongs to these slots: a view where they adjoin."""
+    first, n = slots[0], len(slots)
+    if tuple(slots) == tuple(range(first, first + n)):
+        return view_S[first : first + n]
+    return view_S.index_select(0, _index(tuple(slots), view_S.device))
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # whoever comes first: training cannot use what was made for answers only
+def _index(slots: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(slots, device=device)
 
 
 def _add_rows(y_NO: torch.Tensor, update_GMO: torch.Tensor, batch: reference.Batch) -> torch.Tensor:
