@@ -1,7 +1,7 @@
 """Bits per parameter: more and more facts that nobody can guess, until an adapter holds no more of them.
 
-The method is that of Morris et al. 2025 (arXiv 2505.24832), who publish 3.6 bits per parameter for whole models; see
-imprint.evaluation.capacity for what is counted."""
+The method is that of Morris et al. 2025 (arXiv 2505.24832), who publish 3.6 bits per parameter for whole models;
+see imprint.evaluation.capacity for what is counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from _common import say
 
 if TYPE_CHECKING:
-    from map import Bench
+    from _map import Bench
 
 PUBLISHED = 3.6
 """Bits per parameter, of language models trained whole."""
@@ -41,7 +41,8 @@ def capacity(bench: Bench) -> None:
             settings = SMALL.get(kind, [made.SIZES[0]])
             for i, setting in enumerate(settings):
                 _filled(bench, data, f"{kind}-{i}", made(**setting), bench.options.lr or made.LR)
-    columns = ("row", "parameters", "facts", "offered_bits", "bits", "per_parameter", "low", "high", "recalled", "bound")
+    columns = ("row", "parameters", "facts", "offered_bits", "bits", "per_parameter", "low", "high", "recalled")
+    columns += ("bound",)
     bench.results.show(f"bits held; published for whole models: {PUBLISHED} per parameter", columns)
 
 

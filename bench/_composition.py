@@ -1,20 +1,20 @@
 """Several documents: taught one after another in one adapter, in one adapter each, and several adapters at once.
 
-A document's questions carry its name as their kind, so that one row of scores by kind is one row of SEAL's table."""
+A document's questions carry its name as their kind, so that scores by kind are one row of SEAL's table."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _common import say
+from _map import key_of, passages_of, questions_of, write_document
 
 if TYPE_CHECKING:
-    from map import Bench
+    from _map import Bench
 
 PASSAGES = 4
 """Of each document, where nothing is said."""
@@ -34,6 +34,8 @@ class Begun:
     """Settings that begin with an adapter as it was left: to teach it more."""
 
     adapter: Any
+    key: str
+    """Of the trainings that it went through."""
 
     def fresh(self, base: Any, *, seed: int, material: Any = None) -> Any:
         return self.adapter
@@ -41,18 +43,20 @@ class Begun:
 
 def documents_of(bench: Bench) -> list[Taught]:
     """So many documents: the first passages of each article, then the next ones of the longest articles."""
-    from map import passages_of, questions_of, write_document
-
     from imprint import documents
     from imprint.corpus import Corpus
 
     options = bench.options
     size = options.passages or PASSAGES
     articles = passages_of(options.data)
-    parts = [(title, some[i : i + size], i // size) for title, some in articles.items() for i in range(0, len(some), size)]
+    parts = [
+        (title, some[i : i + size], i // size)
+        for title, some in articles.items()
+        for i in range(0, len(some) - size + 1, size)
+    ]
     parts.sort(key=lambda part: part[2])  # the first part of every article, then every second
     if len(parts) < options.documents:
-        raise SystemExit(f"There are {len(parts)} documents of {size} passages; {options.documents} were asked for.")
+        raise SystemExit(f"There are {len(parts)} documents of {size} passages, not {options.documents}.")
     found = []
     for i, (title, some, part) in enumerate(parts[: options.documents], 1):
         name = f"{i} {title}" + (f", part {part + 1}" if part else "")
@@ -73,7 +77,7 @@ def sequence(bench: Bench) -> None:
     if not bench.have("untouched"):
         bench.keep("untouched", _asked(bench, documents, None), "right", "perplexity")
     for name, spec, lr in bench.specs():
-        jobs = [replace(text.job, spec=spec, lr=lr, tokens=int(bench.options.tokens)) for text in texts]
+        jobs = _jobs(bench, texts, spec, lr)
         for arm, share in (("one after another", 0.0), ("with replay", bench.options.replay)):
             _one_after_another(bench, documents, jobs, f"{name}, {arm}", share)
         _retrained(bench, documents, jobs, name)
@@ -81,29 +85,32 @@ def sequence(bench: Bench) -> None:
         made = dict(bench.trained(wanted))
         with _loaded(bench, [made[f"{name}-of-{i}"] for i in range(1, k + 1)]) as seats:
             if not bench.have(f"{name}, one each, the right one"):
-                rows = [_asked(bench, [d], seat, all_of=documents) for d, seat in zip(documents, seats, strict=True)]
+                rows = [_asked(bench, [d], seat) for d, seat in zip(documents, seats, strict=True)]
                 bench.keep(f"{name}, one each, the right one", _joined(rows), "right", "perplexity")
             if not bench.have(f"{name}, merged, sum"):
                 bench.keep(f"{name}, merged, sum", _asked(bench, documents, seats), "right", "perplexity")
-        if scaled := [_scaled(made[f"{name}-of-{i}"], 1 / k) for i in range(1, k + 1)]:
-            if all(scaled) and not bench.have(f"{name}, merged, mean"):
-                with _loaded(bench, scaled) as seats:
-                    bench.keep(f"{name}, merged, mean", _asked(bench, documents, seats), "right", "perplexity")
+        scaled = [_scaled(made[f"{name}-of-{i}"], 1 / k) for i in range(1, k + 1)]
+        if all(scaled) and not bench.have(f"{name}, merged, mean"):
+            with _loaded(bench, scaled) as seats:
+                bench.keep(f"{name}, merged, mean", _asked(bench, documents, seats), "right", "perplexity")
     _show(bench, documents)
 
 
 def _one_after_another(
     bench: Bench, documents: Sequence[Taught], jobs: Sequence[Any], name: str, replayed: float
 ) -> None:
-    """One adapter is taught document after document; after each, all are asked. `replayed`: share of a document's
-    training tokens that are of earlier ones."""
-    adapter = None
+    """One adapter is taught document after document; after each, all are asked.
+
+    `replayed`: share of a document's training tokens that are of earlier ones."""
+    adapter, key = None, ""
     for i, job in enumerate(jobs, 1):
         before = [row for earlier in jobs[: i - 1] for row in earlier.rows]
         rows = _mixed(list(job.rows), before, replayed, seed=job.seed)
-        begun = job.spec if adapter is None else Begun(adapter)
+        begun = job.spec if adapter is None else Begun(adapter, key)
         stage = f"{name}, after {i}"
-        adapter = dict(bench.trained([(stage.replace(", ", "-"), replace(job, spec=begun, rows=rows))])).popitem()[1]
+        told = replace(job, spec=begun, rows=rows)
+        ((_, adapter),) = bench.trained([(stage.replace(", ", "-"), told)])
+        key = key_of(told)
         if not bench.have(stage):
             with _loaded(bench, [adapter]) as seats:
                 bench.keep(stage, _asked(bench, documents, seats), "right", "perplexity")
@@ -158,9 +165,9 @@ def together(bench: Bench) -> None:
         bench.keep("untouched", _asked(bench, documents, None), "right")
     pairs = [(i, i + 1) for i in range(0, len(documents) - 1, 2)]
     for name, spec, lr in bench.specs():
-        jobs = [replace(text.job, spec=spec, lr=lr, tokens=int(bench.options.tokens)) for text in texts]
-        made = dict(bench.trained([(f"{name}-of-{i}", job) for i, job in enumerate(jobs)]))
-        each = [made[f"{name}-of-{i}"] for i in range(len(jobs))]
+        jobs = _jobs(bench, texts, spec, lr)
+        made = dict(bench.trained([(f"{name}-of-{i}", job) for i, job in enumerate(jobs, 1)]))
+        each = [made[f"{name}-of-{i}"] for i in range(1, len(jobs) + 1)]
         with _loaded(bench, each) as seats:
             arms: dict[str, Any] = {
                 "the right one": lambda i, d, s=seats: s[i],
@@ -172,7 +179,9 @@ def together(bench: Bench) -> None:
                 _arm(bench, documents[: 2 * len(pairs)], f"{name}, {arm}", worn)
             for arm, of in (("chosen of two", pairs), ("chosen of all", [tuple(range(2 * len(pairs)))])):
                 if not bench.have(f"{name}, {arm}"):
-                    bench.keep(f"{name}, {arm}", _chosen(bench, documents, seats, of, choose), "right", "choice_right")
+                    bench.keep(
+                        f"{name}, {arm}", _chosen(bench, documents, seats, of, choose), "right", "choice_right"
+                    )
         scaled = [_scaled(adapter, 0.5) for adapter in each]
         if all(scaled):
             with _loaded(bench, scaled) as halves:
@@ -191,7 +200,11 @@ def _arm(bench: Bench, documents: Sequence[Taught], name: str, worn: Any) -> Non
 
 
 def _chosen(
-    bench: Bench, documents: Sequence[Taught], seats: Sequence[Any], groups: Sequence[Sequence[int]], choose: Any
+    bench: Bench,
+    documents: Sequence[Taught],
+    seats: Sequence[Any],
+    groups: Sequence[Sequence[int]],
+    choose: Callable[..., list[int]],
 ) -> dict[str, Any]:
     """Each question answered by the adapter, of its group, to which it is likelier than to the bare base."""
     rows, right = [], []
@@ -219,14 +232,11 @@ def _written(bench: Bench, documents: Sequence[Taught]) -> list[Any]:
     return texts
 
 
-def _asked(
-    bench: Bench,
-    documents: Sequence[Taught],
-    worn: Any,
-    *,
-    perplexity: bool = True,
-    all_of: Sequence[Taught] | None = None,
-) -> dict[str, Any]:
+def _jobs(bench: Bench, texts: Sequence[Any], spec: Any, lr: float) -> list[Any]:
+    return [replace(text.job, spec=spec, lr=lr, tokens=int(bench.options.tokens)) for text in texts]
+
+
+def _asked(bench: Bench, documents: Sequence[Taught], worn: Any, *, perplexity: bool = True) -> dict[str, Any]:
     """The questions of these documents put to what is worn: every answer's grade by document."""
     from imprint.evaluation import open_book
     from imprint.evaluation.closed_book import answer_all

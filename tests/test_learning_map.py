@@ -169,6 +169,14 @@ def test_what_diverges_has_a_row_that_says_so_and_the_others_go_on(
     assert [p.name for p in trade_off.read(found.rows).placed] == ["lora_xs-small"]
 
 
+def test_a_size_that_the_base_is_too_small_for_has_a_row_that_says_so(
+    tiny_base: Base, documents: Path, tmp_path: Path
+) -> None:
+    found = drawn(documents, tiny_base, tmp_path / "map", replace(SETTINGS, kinds=("lora_xs",), sizes=("large", "small")))
+    assert "wider than" in rows(found)["lora_xs-large"]["error"]
+    assert rows(found)["lora_xs-small"]["learnt"]["n"] == 3
+
+
 def test_full_fine_tuning_is_left_out_where_memory_does_not_hold_it(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,8 +117,7 @@ def draw(
 ) -> LearningMap:
     """Makes what is missing of a map in the run's folder, row by row, and returns the whole.
 
-    Raises StaleRun where the folder holds a map of other text, questions, suites or settings; and what ended a
-    training other than Diverged, after all others are done."""
+    Raises StaleRun where the folder holds a map of other text, questions, suites or settings."""
     drawing = _Drawing(prepared, documents, passages, engine, recipe, examination, settings, watch)
     drawing.begin()
     for rival in RIVALS:
@@ -267,7 +266,7 @@ class _Drawing:
                     jobs.append((_tuning(kind, lr), {"kind": kind, "lr": lr}, replace(job, spec=spec, lr=lr)))
         for name, told, ended in self._trained(jobs, "Trying learning rates"):
             row = {"row": name, "what": "tuning", "size": "middle", **told, "questions": len(questions)}
-            if isinstance(ended, Diverged):
+            if not isinstance(ended, Trained):
                 row |= {"error": str(ended)}
             else:
                 with self.engine.attached(ended.adapter):
@@ -304,7 +303,7 @@ class _Drawing:
                 jobs.append((name, told, replace(self.job, spec=spec, lr=lr)))
         for name, told, ended in self._trained(jobs, "Training"):
             row = {"row": name, "what": "adapter", **told}
-            if isinstance(ended, Diverged):
+            if not isinstance(ended, Trained):
                 self._end(name, row | {"error": str(ended)})
                 continue
             self.watch.stage(f"Measuring {name}")
@@ -329,7 +328,7 @@ class _Drawing:
 
     def _trained(
         self, jobs: Sequence[tuple[str, dict[str, Any], Job]], stage: str
-    ) -> Iterator[tuple[str, dict[str, Any], Trained | Diverged]]:
+    ) -> Iterator[tuple[str, dict[str, Any], Trained | Diverged | BadSetting]]:
         told = {name: about for name, about, _ in jobs}
         named = [(name, job) for name, _, job in jobs]
         for name, ended, how in each_trained(self.engine, named, self.folder / "checkpoints", self.watch, stage):
@@ -338,11 +337,12 @@ class _Drawing:
 
 def each_trained(
     engine: Engine, jobs: Sequence[tuple[str, Job]], checkpoints: Path, watch: Watch, stage: str = "Training"
-) -> Iterator[tuple[str, Trained | Diverged, dict[str, Any]]]:
+) -> Iterator[tuple[str, Trained | Diverged | BadSetting, dict[str, Any]]]:
     """Named trainings as they end, with whether each was taken up from a checkpoint and how many shared its passes.
 
     On a GPU they share passes, full fine-tuning apart, for its memory; on a CPU they come one after another, so
-    that the first ends early. What ended one other than Diverged is raised after all others."""
+    that the first ends early. One that diverges, or does not fit the base, ends with its error; any other error is
+    raised after all others are done."""
     heavy = [[job] for job in jobs if isinstance(job[1].spec, Full)]
     light = [job for job in jobs if not isinstance(job[1].spec, Full)]
     on_gpu = engine.base.device.torch.type == "cuda"
@@ -356,20 +356,25 @@ def each_trained(
 
 def _together(
     engine: Engine, jobs: Sequence[tuple[str, Job]], checkpoints: Path, watch: Watch, failed: list[Exception]
-) -> Iterator[tuple[str, Trained | Diverged, dict[str, Any]]]:
+) -> Iterator[tuple[str, Trained | Diverged | BadSetting, dict[str, Any]]]:
     service = Service(engine)
     begun: list[tuple[str, dict[str, Any], Ticket]] = []
     try:
         for name, job in jobs:
             how = {"resumed": (checkpoints / name).exists(), "beside": len(jobs) - 1}
             progress = training_progress(watch, name if len(jobs) > 1 else "")
-            begun.append((name, how, service.submit(job, checkpoint=checkpoints / name, progress=progress)))
+            try:
+                ticket = service.submit(job, checkpoint=checkpoints / name, progress=progress)
+            except BadSetting as error:  # a size that this base is too small for
+                yield name, error, how
+            else:
+                begun.append((name, how, ticket))
         while begun:
             service.run_pass()
             for name, how, ticket in [b for b in begun if b[2].ended]:
                 begun = [b for b in begun if b[2] is not ticket]
                 try:
-                    ended: Trained | Diverged = ticket.result()
+                    ended: Trained | Diverged | BadSetting = ticket.result()
                 except Diverged as error:
                     ended = error
                 except Exception as error:  # memory that ran out, say: the others go on
