@@ -324,6 +324,16 @@ class Taught:
         with Engine(model, slots=1).attached(adapter):
             return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
 
+    def export_for_peft(self, folder: Path) -> Path:
+        """Writes the adapter as PEFT opens it, into a folder that is new or empty, which it returns.
+
+        Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
+        adapter = adapter_folder.read(self.registry.folder(self.version))
+        adapter_folder.write_for_peft(adapter, self._model(), folder)
+        return folder
+
     @property
     def name(self) -> str:
         return str(self.version)
@@ -443,7 +453,7 @@ class Taught:
         recipe = replace(self._recipe, mix=RAW_TEXT.mix, objective="sft")
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
-        job = replace(job_of(run, model, recipe, seed), tokens=self.version.details["tokens"])
+        job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])
         watch.stage("Training on the bare documents")
         return train(Engine(model), job, checkpoint=run.checkpoint, progress=training_progress(watch)).adapter
 

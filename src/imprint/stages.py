@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from imprint import adapters, planner, writing
-from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.evaluation.closed_book import Question
-from imprint.planner import Budget, Plan, Speeds
-from imprint.recipe import Recipe
+from imprint.planner import Budget, Plan, Speeds, Work
+from imprint.recipe import Recipe, filled
 from imprint.run_folder import RunFolder
 from imprint.training.batches import Row, each_row
 from imprint.training.batches import rows as token_rows
@@ -23,12 +22,15 @@ from imprint.training.distill import Reading, read_by_teacher
 from imprint.training.loop import Loop, Settings
 from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained
-from imprint.types import Example, Passage, Turn
+from imprint.types import AdapterSpec, Example, Passage, Turn
 from imprint.watch import Watch
 
 RECITING = 100.0
 """Visits that raw text may be met with: it is there once, and whoever asks for it wants it learnt by heart."""
 
+_READING = 0.6
+"""What it takes a teacher to read a token of training text, with a share of the passage before it, in tokens of
+training: on the bundled base it read twice as fast as it learns, and 1.2 tokens for one."""
 _ROW_TOKENS = 1024
 """Longest row that is trained on; a longer one is cut at its end."""
 
@@ -80,7 +82,7 @@ def prepare(
     began = time.monotonic()
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
-    job = job_of(run, engine.base, recipe, seed, tokens=plan.tokens)
+    job = job_of(run, engine.base, recipe, seed, taught, tokens=plan.tokens)
     job = taught_by_reader(job, run, engine, recipe, taught, watch)
     if job.tokens < 0.8 * plan.tokens:
         watch.say(
@@ -90,14 +92,24 @@ def prepare(
     return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
 
 
-def job_of(run: RunFolder, base: Base, recipe: Recipe, seed: int, *, tokens: int | None = None) -> Job:
-    """The training of a run's text: for so many epochs, but for no more than `tokens`, which were planned."""
+def job_of(
+    run: RunFolder,
+    base: Base,
+    recipe: Recipe,
+    seed: int,
+    passages: Sequence[Passage],
+    *,
+    tokens: int | None = None,
+) -> Job:
+    """The training of a run's text about these passages: for so many epochs, but for no more than `tokens`, which
+    were planned."""
+    documents = [base.tokenizer.encode(p.text, add_special_tokens=False) for p in passages]
     rows = _rows(run, base, recipe)
     # The text may be shorter or longer than was planned.
     visits = recipe.epochs or (RECITING if set(recipe.shares) == {"raw_text"} else planner.MOST_EPOCHS)
     most = math.ceil(visits * int(rows.lengths.sum()))
     wanted = most if tokens is None else min(tokens, most)
-    return Job(_spec(recipe), rows, wanted, recipe.lr, recipe.batch_tokens, seed)
+    return Job(spec_of(recipe), rows, wanted, rate_of(recipe), recipe.batch_tokens, seed, documents)
 
 
 def taught_by_reader(
@@ -153,7 +165,7 @@ def planned(
             [engine.base.count_tokens(p.text) for p in passages],
             [writing.value(p) for p in passages],
             budget,
-            Speeds(writing.text_speed(recipe, passages, engine, work), _training_speed(passages, engine, recipe)),
+            _speeds(recipe, passages, engine, work),
             work,
             batch_tokens=recipe.batch_tokens,
             epochs=recipe.epochs,
@@ -164,6 +176,14 @@ def planned(
     return plan
 
 
+def _speeds(recipe: Recipe, passages: Sequence[Passage], engine: Engine, work: Work) -> Speeds:
+    """How fast text is made and learnt here; where a recipe distils, its making holds the teacher's reading."""
+    text = writing.text_speed(recipe, passages, engine, work)
+    training = _training_speed(passages, engine, recipe)
+    reading = _READING / training if recipe.objective == "distill" else 0.0
+    return Speeds(1 / (1 / text + reading), training)
+
+
 def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe) -> float:
     """Tokens a second, measured by training a little, on this machine, now."""
     model = engine.base
@@ -172,7 +192,7 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
     some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
     with model.turns.take():  # a pass of others adds zeros to empty slots, which must not meet this slot's filling
-        seat = engine.load(_spec(recipe).fresh(model, seed=0), trainable=True)
+        seat = engine.load(spec_of(recipe).fresh(model, seed=0), trainable=True)
     try:
         loop = Loop(engine, seat, Settings(steps=4))
         fastest = math.inf
@@ -188,11 +208,26 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     return 0.62 * len(some) * len(ids) / fastest
 
 
-def _spec(recipe: Recipe) -> LoRA:
-    kind = adapters.KINDS.get(recipe.adapter)
-    if kind is None:
-        raise BadSetting(f"No adapter '{recipe.adapter}'. There are: {', '.join(adapters.KINDS)}.")
-    return kind(rank=recipe.rank, alpha=recipe.alpha, top_layers=recipe.top_layers)
+def spec_of(recipe: Recipe) -> AdapterSpec:
+    """The adapter that a recipe asks for. Raises BadSetting for a kind or a setting that there is not."""
+    for name in (recipe.adapter, *recipe.adapters):
+        if name not in adapters.KINDS:
+            raise BadSetting(f"No adapter '{name}'. There are: {', '.join(adapters.KINDS)}.")
+    kind = adapters.KINDS[recipe.adapter]
+    short = {"rank": recipe.rank, "alpha": recipe.alpha, "top_layers": recipe.top_layers}
+    has = {f.name for f in fields(kind)}
+    said = {key: value for key, value in short.items() if value is not None}
+    for key in said:
+        if key not in has:
+            raise BadSetting(f"The recipe's {key} means nothing to the adapter '{recipe.adapter}'. Leave it out.")
+    own = recipe.adapters.get(recipe.adapter, {})
+    spec: AdapterSpec = filled(kind(**said), own, f"[adapters.{recipe.adapter}] of the recipe", fixed=("kind",))
+    return spec
+
+
+def rate_of(recipe: Recipe) -> float:
+    """The highest learning rate that a recipe asks for, or that suits its kind of adapter."""
+    return recipe.lr or float(adapters.KINDS[recipe.adapter].LR)
 
 
 def _say_plan(plan: Plan, passages: Sequence[Passage], watch: Watch) -> None:

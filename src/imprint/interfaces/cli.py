@@ -560,18 +560,23 @@ def remove(
         typer.echo(f"Removed {version}")
 
 
-@_command("imprint export handbook ./handbook-adapter")
+@_command("imprint export handbook ./handbook-adapter", "imprint export handbook ./for-peft --peft")
 def export(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+    peft: Annotated[
+        bool, typer.Option("--peft", help="As PEFT opens it, with all that a small kind leaves to the base.")
+    ] = False,
 ) -> None:
     """Copy an adapter into a folder of its own.
 
-    PEFT, transformers, vLLM and `imprint import` open it.
+    `imprint import` opens it; so do PEFT, transformers and vLLM, where they know the kind: LoRA and cartridges as
+    they are, LoRA-XS and TinyLoRA with --peft.
     """
     registry = _registry()
     version = registry.get(name)
-    typer.echo(f"Exported {version} to {registry.export(version, folder)}")
+    where = imprint.open(name).export_for_peft(folder) if peft else registry.export(version, folder)
+    typer.echo(f"Exported {version} to {where}")
 
 
 @_command("imprint import ./handbook-adapter --as handbook", name="import")
