@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
-    from imprint.pipeline import Lesson, Taught, curve, estimate, open, teach, teach_many
+    from imprint.pipeline import Lesson, Taught, Together, curve, estimate, open, teach, teach_many, together
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
 
 __version__ = "0.1.0"
 __all__ = [
-    "Curve", "Lesson", "Proof", "Question", "Recipe", "Taught",
-    "curve", "estimate", "open", "teach", "teach_many",
+    "Curve", "Lesson", "Proof", "Question", "Recipe", "Taught", "Together",
+    "curve", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,11 +38,13 @@ _HOMES = {
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
+    "Together": "imprint.pipeline",
     "curve": "imprint.pipeline",
     "estimate": "imprint.pipeline",
     "open": "imprint.pipeline",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",
+    "together": "imprint.pipeline",
 }
 
 

@@ -16,7 +16,7 @@ from imprint import documents, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
-from imprint.engine import Engine
+from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
 from imprint.evaluation import open_book
 from imprint.evaluation import proof as proofs
@@ -292,6 +292,41 @@ def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the 
     where = home or home_folder()
     registry = Registry(where)
     return Taught(registry.get(name), registry, where)
+
+
+def together(names: Sequence[str], *, home: Path | None = None) -> Together:
+    """Several adapters that are asked as one. Raises NoSuchAdapter, or BadInput where they are not two or more."""
+    opened = [open(name, home=home) for name in names]
+    if len({str(taught.version) for taught in opened}) < max(2, len(opened)):
+        raise BadInput(f"'{'+'.join(names)}' must join two or more different adapters, as in 'handbook+prices'.")
+    return Together(opened)
+
+
+@dataclass
+class Together:
+    """Adapters of one base, each of its own documents."""
+
+    taught: list[Taught]
+
+    def ask(
+        self, question: str, *, how: str = "choose", max_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """The answer from the weights alone. `how`: 'choose' asks the adapter that the question is about, which is
+        the one to which it has become likelier; 'all' lets their updates add up (docs/log.md has both measured)."""
+        if how not in ("choose", "all"):
+            raise BadSetting(f"Adapters are asked together as 'choose' or 'all'; got '{how}'.")
+        prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
+        model = self.taught[0]._model()
+        engine = Engine(model, slots=len(self.taught))
+        read = [adapter_folder.read(t.registry.folder(t.version)) for t in self.taught]
+        seats = [engine.load(adapter) for adapter in read]
+        worn = seats if how == "all" else [seats[choice.choose(engine, seats, [question])[0]]]
+        with engine.wearing(worn):
+            return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
+
+    @property
+    def name(self) -> str:
+        return "+".join(str(taught.version) for taught in self.taught)
 
 
 @dataclass

@@ -7,11 +7,13 @@ from typing import Any
 from imprint.adapters.frames import LoRAXS, TinyLoRA
 from imprint.adapters.full import Full
 from imprint.adapters.low_rank import LoRA
+from imprint.adapters.prefix import Cartridge
 
 KINDS: dict[str, Any] = {
     "lora": LoRA,
     "lora_xs": LoRAXS,
     "tiny_lora": TinyLoRA,
+    "cartridge": Cartridge,
     "full": Full,
 }
 """Every kind of adapter, by the name that recipes use."""

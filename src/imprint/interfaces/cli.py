@@ -238,19 +238,25 @@ def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads it from stdin.")],
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 128,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Of several adapters, wear all at once; by default the one it is about.")
+    ] = False,
 ) -> None:
     """Ask a question, answered from the weights alone.
 
-    No document is in the prompt.
+    No document is in the prompt. Several adapters are joined with '+': the one that the question is about answers.
     """
     from imprint.interfaces.tables import printable
 
     asked = (sys.stdin.read() if question == "-" else question).strip()
     if not asked:
         raise BadInput("The question is empty. Write it after the name, or send it to stdin and say '-'.")
-    taught = imprint.open(name)
     with _stderr().status("Thinking"):
-        answer = taught.ask(asked, max_tokens=max_tokens)
+        if "+" in name:
+            how = "all" if all_ else "choose"
+            answer = imprint.together(name.split("+")).ask(asked, how=how, max_tokens=max_tokens)
+        else:
+            answer = imprint.open(name).ask(asked, max_tokens=max_tokens)
     typer.echo(printable(answer))
 
 

@@ -187,8 +187,8 @@ def _named(kind: str, seat: Seat, flat_P: torch.Tensor) -> dict[str, torch.Tenso
 
 
 def _fill(seat: Seat, flat_P: torch.Tensor, tensors: dict[str, torch.Tensor], kind: str) -> None:
-    for name, view in seat.tensors(flat_P).items():
-        view.copy_(tensors[f"{kind}:{name}"])
+    mine = {name: tensors[f"{kind}:{name}"] for name in seat.tensors(flat_P)}
+    seat.rack.layout.write(mine, flat_P)
 
 
 def _sync(file: Path) -> None:
