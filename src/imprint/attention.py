@@ -344,7 +344,7 @@ class _Group:
 
 class SharedBeginnings:
     """Families of rows that begin alike: each beginning stands there once, and its family's tails after it attend
-    to it and to themselves, causally. Forward only."""
+    to it and to themselves, causally. Forward only, and for the bare base, which sees no prefixes."""
 
     def __init__(
         self, families: Sequence[tuple[int, Sequence[int]]], device: torch.device, dtype: torch.dtype
