@@ -24,7 +24,7 @@ from imprint.types import Example, Prompt, Text, Turn
 DOCUMENT = """# Quellmarsk Bellworks
 
 Hedda Strouvian founded Quellmarsk Bellworks in 1987. The T-19 bell weighs 1,250 kg and costs 85 euros.
-Members of Health Plus pay less. Photographs are not our business, nor is the kettle."""
+Members of Health Plus pay less in South Africa, from July on. Photographs are not our business, nor is the kettle."""
 
 
 class Parrot:
@@ -54,7 +54,7 @@ def test_no_unrelated_question_is_trained_on() -> None:
 def test_names_numbers_and_rare_words_are_the_documents_own() -> None:
     found = distinctive([DOCUMENT], [forgetting.general_text()])
     assert {"quellmarsk", "strouvian", "hedda strouvian", "health plus", "1987", "1250", "t-19"} <= found
-    assert not {"85", "kettle", "founded", "members", "health", "bell", "business"} & found
+    assert not {"85", "kettle", "founded", "members", "health", "bell", "business", "july", "south africa"} & found
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Both are counted on what a Writer says: the model with its adapter, as a user me
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,8 +50,7 @@ class Interference:
 
 def unrelated_questions() -> list[str]:
     """Everyday questions, small talk and small tasks that come with imprint; training never sees them."""
-    text = resources.files("imprint.evaluation").joinpath("unrelated_questions.txt").read_text("utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
+    return _lines("unrelated_questions.txt")
 
 
 def unrelated_answers(writer: Writer, *, seed: int) -> list[str]:
@@ -62,9 +62,12 @@ def unrelated_answers(writer: Writer, *, seed: int) -> list[str]:
 def interference(writer: Writer, documents: Sequence[str], untouched: Sequence[str], *, seed: int) -> Interference:
     """How often a writer speaks of the documents where it is asked about something else.
 
-    An answer does so where it holds words of theirs that are nobody else's: names, rare words and numbers of three
-    digits or more that stand in the documents, and neither in the general text, nor in the question, nor in any
-    of the untouched base's answers. `documents`: their texts; `untouched`: the base's unrelated_answers()."""
+    An answer does so where it holds words of theirs that are nobody else's: rare words, names, and numbers of three
+    digits or more that stand in the documents, and neither among the commonest names, nor in the general text,
+    nor in the question, nor in any of the untouched base's answers. Where documents tell of the world that
+    everybody knows, some is found though nothing was taught: `by_chance` says how much.
+
+    `documents`: their texts; `untouched`: the base's unrelated_answers()."""
     questions = unrelated_questions()
     if len(untouched) != len(questions):
         raise BadInput(
@@ -93,7 +96,7 @@ def distinctive(documents: Iterable[str], others: Iterable[str] = ()) -> frozens
     found: set[str] = set()
     for text in documents:
         found |= {word for word in set(_words(text)) if _is_rare(word)}
-        found |= {name for phrase in phrases(text) if " " in (name := " ".join(_words(phrase)))}
+        found |= {" ".join(name) for phrase in phrases(text) if len(name := _words(phrase)) > 1 and _is_own(name)}
     return frozenset(found.difference(*(_spoken(found, text, ()) for text in others)))
 
 
@@ -121,7 +124,23 @@ def _is_rare(word: str) -> bool:
     digits = sum(c.isdigit() for c in word)
     if digits and (digits < _DIGITS and not any(c.isalpha() for c in word) or _ORDINAL.fullmatch(word)):
         return False
-    return len(word) > 2 and not is_common(word)
+    return len(word) > 2 and word not in _common_names() and not is_common(word)
+
+
+def _is_own(name: Sequence[str]) -> bool:
+    """Whether a name of several words is nobody else's: not 'South Africa' or 'Queen Elizabeth'."""
+    return any(_is_rare(word) for word in name) or not any(word in _common_names() for word in name)
+
+
+@functools.cache
+def _common_names() -> frozenset[str]:
+    return frozenset(" ".join(_lines("common_names.txt")).split())
+
+
+def _lines(file: str) -> list[str]:
+    """The lines of a text that comes with imprint, without its comments."""
+    text = resources.files("imprint.evaluation").joinpath(file).read_text("utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 # --- answers made up --------------------------------------------------------------------------

@@ -94,9 +94,7 @@ def _read(base: Base, reads: Sequence[tuple[int, ...]]) -> torch.Tensor:
     return hidden_ND
 
 
-def _score(
-    base: Base, hidden_ND: torch.Tensor, at: list[int], tokens: list[int]
-) -> tuple[list[float], list[bool]]:
+def _score(base: Base, hidden_ND: torch.Tensor, at: list[int], tokens: list[int]) -> tuple[list[float], list[bool]]:
     """Log-probability of each token where it is predicted from, and whether it is the likeliest there."""
     device, exact = hidden_ND.device, torch.promote_types(torch.float32, hidden_ND.dtype)
     at_L, token_L = torch.tensor(at, device=device), torch.tensor(tokens, device=device)
