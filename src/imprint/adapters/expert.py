@@ -22,7 +22,7 @@ from imprint.adapters.frames import ours, own_settings
 from imprint.adapters.layout import refuse_other_shapes
 from imprint.base import Base
 from imprint.errors import BadSetting
-from imprint.types import Adapter, Material
+from imprint.types import NO_MATERIAL, Adapter, Material
 
 _READ_TOKENS = 8192
 """Of the training text, for the router to know it by."""
@@ -59,7 +59,7 @@ class Expert:
             raise BadSetting(f"An expert stands in 1 block or more; got top_layers = {self.top_layers}.")
 
     @torch.no_grad()
-    def fresh(self, base: Base, *, seed: int, material: Material = Material()) -> Adapter:
+    def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: W_gate and W_up drawn with the spread of the base's own, W_down zero. The router is
         found from the material's rows (without rows its documents); without material it is always on."""
         draw = torch.Generator().manual_seed(seed)

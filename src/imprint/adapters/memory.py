@@ -27,7 +27,7 @@ from imprint.adapters.frames import ours, own_settings
 from imprint.adapters.layout import block_of, refuse_other_shapes
 from imprint.base import Base
 from imprint.errors import BadSetting
-from imprint.types import Adapter, Material
+from imprint.types import NO_MATERIAL, Adapter, Material
 
 _READ_TOKENS = 8192
 """Of the training text, to count which slots it uses."""
@@ -72,7 +72,7 @@ class Memory:
             raise BadSetting(f"The table has {self.sub_keys**2} slots; an adapter cannot own {self.slots}.")
 
     @torch.no_grad()
-    def fresh(self, base: Base, *, seed: int, material: Material = Material()) -> Adapter:
+    def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: values zero. Its slots are chosen by what the material's rows look up (without rows
         its documents, without these the general text), ranked by TF-IDF against general text."""
         draw = torch.Generator().manual_seed(seed)
