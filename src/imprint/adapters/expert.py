@@ -215,7 +215,7 @@ def _between(ours: _Moments, theirs: _Moments) -> torch.Tensor:
 
 
 def _set(direction_I: torch.Tensor, scores: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Direction and bias such that each kind of general text, whose tokens have these scores, is off as it shall be."""
+    """Direction and bias such that general text of each kind, whose tokens score so, is off as it shall be."""
     places = torch.tensor([0.5, 1 - _ON], device=direction_I.device)
     middle, edge = max((score_N.quantile(places).tolist() for score_N in scores), key=lambda found: found[1])
     steepness = -math.log(_REST / (1 - _REST)) / max(edge - middle, 1e-6)

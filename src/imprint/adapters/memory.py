@@ -86,11 +86,12 @@ class Memory:
             lengths += some
             for name, x_NI in inputs.items():
                 read[name].append(x_NI)
+        new_N = _first_met([*general, *told], lengths)
         stretches = [*lengths[: len(general)], sum(lengths[len(general) :])]
         tensors: dict[str, torch.Tensor] = {}
         for name in layout.names:
             query_NCW = layout.query(torch.cat(read.pop(name)), *layout.constants(name, base))
-            keys_CKW, bias_CK = _sub_keys(query_NCW.cpu(), self.sub_keys, draw)
+            keys_CKW, bias_CK = _sub_keys(query_NCW.cpu()[new_N], self.sub_keys, draw)
             slot_1NL, weight_1NL = layout.lookup(query_NCW.cpu()[None], keys_CKW[None], bias_CK[None])
             use_RS = _use(slot_1NL[0], weight_1NL[0], stretches, self.sub_keys**2)
             owned_T = _most_used(use_RS[: len(general)], use_RS[len(general)] if told else None, self.slots)
@@ -254,6 +255,21 @@ def _centres(points_CNW: torch.Tensor, count: int, draw: torch.Generator) -> tor
         many_CK1 = torch.zeros(C, count, 1).scatter_add_(1, near_CN[..., None], torch.ones(C, N, 1))
         centre_CKW = torch.where(many_CK1 > 0, sum_CKW / many_CK1.clamp(min=1), centre_CKW)
     return centre_CKW
+
+
+def _first_met(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> torch.Tensor:
+    """Of each token whether no earlier row begins with the same tokens up to it: N.
+
+    What a template opens with is one state in all rows; counted each time, it would become many equal sub-keys."""
+    met: set[int] = set()
+    new = []
+    for row, length in zip(rows, lengths, strict=True):
+        begun = 0
+        for token in row[:length]:
+            begun = hash((begun, token))
+            new.append(begun not in met)
+            met.add(begun)
+    return torch.tensor(new)
 
 
 # --- which slots ------------------------------------------------------------------------------
