@@ -60,6 +60,36 @@ def from_file(name: str, data: Path) -> tuple[list[Made], list[Made]]:
 # --- graders ----------------------------------------------------------------------------------
 
 
+def names_only(gold: Mapping[str, Any], text: str) -> bool:
+    """Of the things that could be named, the right one and no other."""
+    words = set(re.findall(r"[A-Za-z]+|\d+", text.lower()))
+    return gold["right"].lower() in words and not words & {w.lower() for w in gold["others"]}
+
+
+def holds(gold: Any, text: str) -> bool:
+    """These words stand in the text, written like this."""
+    return str(gold) in text
+
+
+def brief(gold: Any, text: str) -> bool:
+    """One whole sentence of 4 to 10 words that names the thing."""
+    words = re.findall(r"[A-Za-z']+", text)
+    ended = text.strip()[-1:] in (".", "!") and not re.search(r"[.!?]\s|\n", text.strip())
+    return ended and 4 <= len(words) <= 10 and gold in text.lower()
+
+
+def both(gold: Any, text: str) -> bool:
+    """One whole sentence with both words."""
+    ended = text.strip()[-1:] in (".", "!") and not re.search(r"[.!?]\s|\n", text.strip())
+    return ended and set(gold) <= set(re.findall(r"[a-z']+", text.lower()))
+
+
+def in_json(gold: Mapping[str, Any], text: str) -> bool:
+    """A JSON object equal to this one, with or without a fence around it."""
+    found = re.search(r"\{.*?\}", text, re.DOTALL)
+    return found is not None and as_json(gold, found.group())
+
+
 def exactly(gold: Any, text: str) -> bool:
     """The answer and nothing else, but for a full stop."""
     return text.strip().rstrip(".").strip() == str(gold)
@@ -95,39 +125,47 @@ def last_number(gold: Any, text: str) -> bool:
 
 def add(draw: random.Random) -> Made:
     a, b = draw.randint(2, 49), draw.randint(2, 49)
-    return f"What is {a} + {b}? Answer with the number only.", str(a + b), str(a + b)
+    return f"What is {a} + {b}?", str(a + b), f"{a} + {b} = {a + b}"
+
+
+def add_shown(draw: random.Random) -> Made:
+    a, b = draw.randint(2, 49), draw.randint(2, 49)
+    return f"What is 12 + 7? It is 19. What is {a} + {b}? It is", str(a + b), str(a + b)
 
 
 def larger(draw: random.Random) -> Made:
     a, b = draw.sample(range(10, 100), 2)
-    return f"Which number is larger, {a} or {b}? Answer with the number only.", str(max(a, b)), str(max(a, b))
+    gold = {"right": str(max(a, b)), "others": [str(min(a, b))]}
+    return f"Which number is larger, {a} or {b}? Name only that number.", gold, f"{max(a, b)}"
 
 
-def sort(draw: random.Random) -> Made:
-    numbers = draw.sample(range(1, 20), 4)
-    gold = [str(n) for n in sorted(numbers)]
-    shown = ", ".join(map(str, numbers))
-    return f"Sort these numbers from smallest to largest: {shown}. Answer with the list only.", gold, ", ".join(gold)
-
-
-def first(draw: random.Random) -> Made:
+def second(draw: random.Random) -> Made:
     words = draw.sample(_WORDS, 4)
-    return f"What is the second word of this list: {', '.join(words)}? Answer with one word.", words[1], words[1]
+    gold = {"right": words[1], "others": words[:1] + words[2:]}
+    return f"What is the second word of this list: {', '.join(words)}?", gold, words[1]
 
 
-def copy(draw: random.Random) -> Made:
-    words = draw.sample(_WORDS, 4)
-    gold = words[::-1]
-    return f"Write this list backwards: {', '.join(words)}. Answer with the list only.", gold, ", ".join(gold)
+def owner(draw: random.Random) -> Made:
+    names, things = draw.sample(_NAMES, 3), draw.sample(_THINGS, 3)
+    told = " ".join(f"{n} has the {t}." for n, t in zip(names, things, strict=True))
+    i = draw.randrange(3)
+    gold = {"right": names[i], "others": names[:i] + names[i + 1 :]}
+    return f"{told} Who has the {things[i]}?", gold, f"{names[i]} has the {things[i]}."
 
 
-def colour_json(draw: random.Random) -> Made:
+def colour(draw: random.Random) -> Made:
+    colours, things = draw.sample(_COLOURS, 3), draw.sample(_THINGS, 3)
+    told = " ".join(f"The {t} is {c}." for c, t in zip(colours, things, strict=True))
+    i = draw.randrange(3)
+    gold = {"right": colours[i], "others": colours[:i] + colours[i + 1 :]}
+    return f"{told} What colour is the {things[i]}?", gold, f"The {things[i]} is {colours[i]}."
+
+
+def json_of(draw: random.Random) -> Made:
     colour, thing = draw.choice(_COLOURS), draw.choice(_THINGS)
     gold = {"thing": thing, "colour": colour}
-    text = f"The {colour} {thing} {draw.choice(_VERBS)}."
-    return (
-        f'{text}\nAnswer with JSON only, with the keys "thing" and "colour".', gold, json.dumps(gold),
-    )  # fmt: skip
+    shown = '"The orange cat sleeps." gives {"thing": "cat", "colour": "orange"}'
+    return f'{shown}. Do the same: "The {colour} {thing} {draw.choice(_VERBS)}."', gold, json.dumps(gold)
 
 
 def ending(draw: random.Random) -> Made:
@@ -136,38 +174,36 @@ def ending(draw: random.Random) -> Made:
     return f"Write one short sentence about {about} that ends with the word '{last}'.", last, gold
 
 
-def count(draw: random.Random) -> Made:
-    word, other = draw.sample(_WORDS, 2)
-    n = draw.randint(1, 5)
-    words = [word] * n + [other] * draw.randint(1, 4)
-    draw.shuffle(words)
-    return f"How often does '{word}' occur in: {' '.join(words)}? Answer with the number only.", str(n), str(n)
+def short(draw: random.Random) -> Made:
+    colour, thing = draw.choice(_COLOURS), draw.choice(_THINGS)
+    asked = f"Write one sentence of at most ten words about a {colour} {thing}."
+    return asked, thing, f"The {colour} {thing} {draw.choice(_VERBS)}."
 
 
-def owner(draw: random.Random) -> Made:
-    names, things = draw.sample(_NAMES, 3), draw.sample(_THINGS, 3)
-    told = " ".join(f"{n} has the {t}." for n, t in zip(names, things, strict=True))
-    i = draw.randrange(3)
-    return f"{told} Who has the {things[i]}? Answer with one word.", names[i], names[i]
+def pair(draw: random.Random) -> Made:
+    one, other = draw.sample(_WORDS, 2)
+    asked = f"Write one short sentence with the words '{one}' and '{other}'."
+    return asked, [one, other], f"{draw.choice(_NAMES)} saw the {one} and the {other}."
 
 
 def upper(draw: random.Random) -> Made:
     words = draw.sample(_WORDS, 2)
     gold = " ".join(words).upper()
-    return f"Write '{' '.join(words)}' in capital letters. Answer with the words only.", gold, gold
+    return f"Write '{' '.join(words)}' in capital letters.", gold, gold
 
 
 KINDS: dict[str, Kind] = {
-    "add": Kind(add, exactly),
-    "larger": Kind(larger, exactly),
-    "sort": Kind(sort, a_list, 24),
-    "second": Kind(first, exactly),
-    "backwards": Kind(copy, a_list, 24),
-    "json": Kind(colour_json, as_json, 32),
+    "add": Kind(add, last_number, 24),
+    "add_shown": Kind(add_shown, last_number, 24),
+    "larger": Kind(larger, names_only, 24),
+    "second": Kind(second, names_only, 24),
+    "owner": Kind(owner, names_only, 24),
+    "colour": Kind(colour, names_only, 24),
+    "json": Kind(json_of, in_json, 32),
     "ending": Kind(ending, ends_with, 32),
-    "count": Kind(count, exactly),
-    "owner": Kind(owner, exactly),
-    "upper": Kind(upper, exactly),
+    "short": Kind(short, brief, 32),
+    "pair": Kind(pair, both, 32),
+    "upper": Kind(upper, holds, 24),
 }
 GSM8K = Kind(add, last_number, 256)
 """GSM8K's questions are read from a file; only how they are graded stands here."""

@@ -61,7 +61,7 @@ class LocalWriter:
         return self.draw(prompts, seeds=[seed] * len(prompts))
 
     def draw(self, prompts: Sequence[Prompt], *, seeds: Sequence[int]) -> list[Text]:
-        """The same with a seed for each prompt: asked with other seeds, one prompt gets different texts in one call."""
+        """The same with a seed for each prompt: one prompt asked with several seeds gets several texts."""
         ids = [self.base.prompt_ids(p.turns, p.begun) for p in prompts]
         for prompt, row in zip(prompts, ids, strict=True):
             if len(row) + prompt.max_tokens > self.base.window_tokens:
