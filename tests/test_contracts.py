@@ -157,7 +157,8 @@ def test_a_fresh_adapter_leaves_the_output_as_it_was(tiny_base: Base, spec: Adap
 def test_a_fresh_adapter_follows_from_its_seed(tiny_base: Base, spec: AdapterSpec) -> None:
     one, again, other = (spec.fresh(tiny_base, seed=s).tensors for s in (0, 0, 1))
     assert all(torch.equal(one[k], again[k]) for k in one)
-    assert any(not torch.equal(one[k], other[k]) for k in one)
+    drawn = any(t.any() for t in one.values())  # some kinds start from zero, whatever the seed
+    assert not drawn or any(not torch.equal(one[k], other[k]) for k in one)
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_base: Base, spec: AdapterSpec) -> None:

@@ -443,7 +443,7 @@ class Taught:
         recipe = replace(self._recipe, mix=RAW_TEXT.mix)
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
-        job = replace(job_of(run, model, recipe, seed), tokens=self.version.details["tokens"])
+        job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])
         watch.stage("Training on the bare documents")
         return train(Engine(model), job, checkpoint=run.checkpoint, progress=training_progress(watch)).adapter
 

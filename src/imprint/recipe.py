@@ -47,7 +47,7 @@ FULL_MIX = {
 """Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
-_SECTIONS = ("mix", "kinds", "writer", "judge")
+_SECTIONS = ("mix", "kinds", "adapters", "writer", "judge")
 
 _S = TypeVar("_S")
 
@@ -124,16 +124,19 @@ class Recipe:
     """Longest passage that documents are cut into."""
     adapter: str = "lora"
     """Kind of adapter, by name."""
-    rank: int = 16
-    """Width of the adapter's bottleneck."""
-    alpha: float = 32.0
+    adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of kinds of adapters other than their own: {'cartridge': {'tokens': 64}}. They go before `rank`,
+    `alpha` and `top_layers`, which are for the kinds that have them."""
+    rank: int | None = None
+    """Width of the adapter's bottleneck; None leaves it to the kind, as does alpha."""
+    alpha: float | None = None
     """The adapter's update is scaled by alpha / rank."""
     top_layers: int | None = None
     """Train only so many of the uppermost layers; None trains all."""
     learn_questions: bool = True
     """Whether what is asked is learnt beside the answers: it tells of the documents too (docs/log.md)."""
-    lr: float = 2e-3
-    """Highest learning rate."""
+    lr: float | None = None
+    """Highest learning rate; None takes what suits the kind of adapter."""
     batch_tokens: int = 256
     """Tokens of one optimizer step."""
     epochs: float | None = None
@@ -151,10 +154,10 @@ class Recipe:
             "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,
             "passage_tokens": 16 <= self.passage_tokens <= 2048,
-            "rank": 1 <= self.rank <= 512,
-            "alpha": 0 < self.alpha < 1e6,
+            "rank": self.rank is None or 1 <= self.rank <= 512,
+            "alpha": self.alpha is None or 0 < self.alpha < 1e6,
             "top_layers": self.top_layers is None or self.top_layers >= 1,
-            "lr": 0 < self.lr < 1,
+            "lr": self.lr is None or 0 < self.lr < 1,
             "batch_tokens": 64 <= self.batch_tokens <= 65536,
             "epochs": self.epochs is None or 0 < self.epochs <= 1000,
         }
@@ -181,7 +184,7 @@ class Recipe:
         for key, value in own.items():
             if isinstance(value, int | float) and not 0 <= value < 1e6:
                 raise BadSetting(f"The recipe's {key} = {value!r} in [kinds.{name}] is out of range.")
-        return _filled(made(), own, f"[kinds.{name}] of the recipe", fixed=("name",))
+        return filled(made(), own, f"[kinds.{name}] of the recipe", fixed=("name",))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, for lineage."""
@@ -226,13 +229,16 @@ def from_mapping(settings: Mapping[str, Any], *, source: str = "the recipe") -> 
     if "kinds" in flat:
         kinds = _table(flat["kinds"], "kinds", source)
         flat["kinds"] = {name: dict(_table(own, f"kinds.{name}", source)) for name, own in kinds.items()}
+    if "adapters" in flat:
+        kinds = _table(flat["adapters"], "adapters", source)
+        flat["adapters"] = {name: dict(_table(own, f"adapters.{name}", source)) for name, own in kinds.items()}
     for key in ("writer", "judge"):
         if flat.get(key) is not None:
-            flat[key] = _filled(WriterSettings(), _table(flat[key], key, source), f"[{key}] of {source}")
-    return _filled(Recipe(), flat, source)
+            flat[key] = filled(WriterSettings(), _table(flat[key], key, source), f"[{key}] of {source}")
+    return filled(Recipe(), flat, source)
 
 
-def _filled(defaults: _S, values: Mapping[str, Any], source: str, *, fixed: Collection[str] = ()) -> _S:
+def filled(defaults: _S, values: Mapping[str, Any], source: str, *, fixed: Collection[str] = ()) -> _S:
     """The dataclass with these values in place of its own; those of `fixed` are no settings."""
     settings: Any = defaults
     fields = {f.name: f for f in dataclasses.fields(settings) if f.name not in fixed}
@@ -273,6 +279,8 @@ def _typed(key: str, value: Any, default: Any, declared: Any, source: str) -> An
         return None
     if isinstance(value, Mapping | WriterSettings) and kind.startswith(("Mapping", "WriterSettings")):
         return value
+    if kind.startswith("tuple[str") and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return tuple(value)
     wanted: tuple[type, ...] = (int,)
     if kind.startswith("str"):
         wanted = (str,)

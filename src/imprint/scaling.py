@@ -137,7 +137,7 @@ def _measured(
     """The share of the questions answered rightly after so much text."""
     writing.write(run, passages, engine, recipe, tokens, seed, questions, watch, beside=beside)
     sized = replace(recipe, epochs=recipe.epochs or planner.EPOCHS)
-    job = stages.job_of(run, engine.base, sized, seed)
+    job = stages.job_of(run, engine.base, sized, seed, passages)
     watch.stage("Training")
     done = train(engine, job, checkpoint=run.checkpoint, progress=stages.training_progress(watch))
     with engine.attached(done.adapter):

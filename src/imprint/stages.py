@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from imprint import adapters, planner, writing
-from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.evaluation.closed_book import Question
 from imprint.planner import Budget, Plan, Speeds
-from imprint.recipe import Recipe
+from imprint.recipe import Recipe, filled
 from imprint.run_folder import RunFolder
 from imprint.training.batches import Row, each_row
 from imprint.training.batches import rows as token_rows
 from imprint.training.loop import Loop, Settings
 from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained
-from imprint.types import Example, Passage, Turn
+from imprint.types import AdapterSpec, Example, Passage, Turn
 from imprint.watch import Watch
 
 RECITING = 100.0
@@ -76,7 +75,7 @@ def prepare(
     began = time.monotonic()
     text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
     writing_s = time.monotonic() - began
-    job = job_of(run, engine.base, recipe, seed, tokens=plan.tokens)
+    job = job_of(run, engine.base, recipe, seed, taught, tokens=plan.tokens)
     if job.tokens < 0.8 * plan.tokens:
         watch.say(
             f"There was less to write than planned, so that training takes {job.tokens:,} tokens in place of "
@@ -85,14 +84,24 @@ def prepare(
     return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
 
 
-def job_of(run: RunFolder, base: Base, recipe: Recipe, seed: int, *, tokens: int | None = None) -> Job:
-    """The training of a run's text: for so many epochs, but for no more than `tokens`, which were planned."""
+def job_of(
+    run: RunFolder,
+    base: Base,
+    recipe: Recipe,
+    seed: int,
+    passages: Sequence[Passage],
+    *,
+    tokens: int | None = None,
+) -> Job:
+    """The training of a run's text about these passages: for so many epochs, but for no more than `tokens`, which
+    were planned."""
+    documents = [base.tokenizer.encode(p.text, add_special_tokens=False) for p in passages]
     rows = _rows(run, base, recipe)
     # The text may be shorter or longer than was planned.
     visits = recipe.epochs or (RECITING if set(recipe.shares) == {"raw_text"} else planner.MOST_EPOCHS)
     most = math.ceil(visits * int(rows.lengths.sum()))
     wanted = most if tokens is None else min(tokens, most)
-    return Job(_spec(recipe), rows, wanted, recipe.lr, recipe.batch_tokens, seed)
+    return Job(spec_of(recipe), rows, wanted, rate_of(recipe), recipe.batch_tokens, seed, documents)
 
 
 def _rows(run: RunFolder, base: Base, recipe: Recipe) -> RowFile:
@@ -148,7 +157,7 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
     some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
     with model.turns.take():  # a pass of others adds zeros to empty slots, which must not meet this slot's filling
-        seat = engine.load(_spec(recipe).fresh(model, seed=0), trainable=True)
+        seat = engine.load(spec_of(recipe).fresh(model, seed=0), trainable=True)
     try:
         loop = Loop(engine, seat, Settings(steps=4))
         fastest = math.inf
@@ -164,11 +173,26 @@ def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe)
     return 0.62 * len(some) * len(ids) / fastest
 
 
-def _spec(recipe: Recipe) -> LoRA:
-    kind = adapters.KINDS.get(recipe.adapter)
-    if kind is None:
-        raise BadSetting(f"No adapter '{recipe.adapter}'. There are: {', '.join(adapters.KINDS)}.")
-    return kind(rank=recipe.rank, alpha=recipe.alpha, top_layers=recipe.top_layers)
+def spec_of(recipe: Recipe) -> AdapterSpec:
+    """The adapter that a recipe asks for. Raises BadSetting for a kind or a setting that there is not."""
+    for name in (recipe.adapter, *recipe.adapters):
+        if name not in adapters.KINDS:
+            raise BadSetting(f"No adapter '{name}'. There are: {', '.join(adapters.KINDS)}.")
+    kind = adapters.KINDS[recipe.adapter]
+    short = {"rank": recipe.rank, "alpha": recipe.alpha, "top_layers": recipe.top_layers}
+    has = {f.name for f in fields(kind)}
+    said = {key: value for key, value in short.items() if value is not None}
+    for key in said:
+        if key not in has:
+            raise BadSetting(f"The recipe's {key} means nothing to the adapter '{recipe.adapter}'. Leave it out.")
+    own = recipe.adapters.get(recipe.adapter, {})
+    spec: AdapterSpec = filled(kind(**said), own, f"[adapters.{recipe.adapter}] of the recipe", fixed=("kind",))
+    return spec
+
+
+def rate_of(recipe: Recipe) -> float:
+    """The highest learning rate that a recipe asks for, or that suits its kind of adapter."""
+    return recipe.lr or float(adapters.KINDS[recipe.adapter].LR)
 
 
 def _say_plan(plan: Plan, passages: Sequence[Passage], watch: Watch) -> None:

@@ -107,6 +107,19 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Material:
+    """What an adapter is about to be taught, in token rows, for kinds that begin from it."""
+
+    documents: Sequence[Sequence[int]] = ()
+    """The documents' own text."""
+    rows: Sequence[Sequence[int]] = ()
+    """The training text."""
+
+
+NO_MATERIAL = Material()
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """A measured value with its 95 % interval."""
 
@@ -263,8 +276,8 @@ class Generator(Protocol):
 class AdapterSpec(Protocol):
     """The settings of an adapter; it knows where it plugs into a base model."""
 
-    def fresh(self, base: Any, *, seed: int) -> Adapter:
-        """An untrained adapter that leaves the base's output as it was."""
+    def fresh(self, base: Any, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
+        """An untrained adapter that leaves the base's output as it was; a cartridge has read the material."""
 
 
 @runtime_checkable

@@ -1,14 +1,22 @@
-"""Adapters on disk: PEFT folders (adapter_config.json and safetensors), so that other tools open them."""
+"""Adapters on disk: PEFT folders (adapter_config.json and safetensors), so that other tools open them.
+
+Methods that PEFT does not know have folders of the same form: docs/adapter-format.md."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from imprint.adapters.low_rank import LoRA
+from imprint.adapters import KINDS
+from imprint.adapters.layout import Layout
+from imprint.base import Base
 from imprint.errors import BadInput
 from imprint.types import Adapter
 
@@ -17,17 +25,24 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 def write(adapter: Adapter, folder: Path) -> None:
     """Writes an adapter into a folder. The base's name and revision stand in the file's metadata too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _write(adapter, spec_of(adapter).config(adapter), adapter.tensors, folder)
+
+
+def write_for_peft(adapter: Adapter, base: Base, folder: Path) -> None:
+    """The same with all that PEFT needs to open it: what a kind leaves out because the base tells it is written
+    too. Raises BadInput for a kind that PEFT does not know."""
     spec = spec_of(adapter)
-    made_for = json.dumps({"base": adapter.base, "revision": adapter.revision}, sort_keys=True)
-    # One entry only: safetensors writes several in random order, and equal adapters must be equal files.
-    save_file({k: t.contiguous() for k, t in adapter.tensors.items()}, folder / WEIGHTS, {"imprint": made_for})
-    config = spec.peft_config(adapter.base, sorted(_layers(adapter)))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    if hasattr(spec, "opened"):
+        config, tensors = spec.opened(adapter, base)
+        _write(adapter, config, tensors, folder)
+    elif spec.PEFT_TYPE.startswith("IMPRINT_"):
+        raise BadInput(f"PEFT has no method like {spec.kind}. Export it without --peft; imprint opens that.")
+    else:
+        write(adapter, folder)
 
 
 def read(folder: Path) -> Adapter:
-    """The adapter in a PEFT folder. Raises BadInput for a method that imprint does not know."""
+    """The adapter in a folder. Raises BadInput for a method that imprint does not know."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -35,31 +50,49 @@ def read(folder: Path) -> Adapter:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(f"{folder} is not an adapter folder that can be opened: {error}") from error
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
+    kind = next((k for k in KINDS.values() if config.get("peft_type") in _types(k)), None)
+    if kind is None:
+        known = ", ".join(sorted({t for k in KINDS.values() for t in _types(k)}))
         raise BadInput(
-            f"{folder} holds an adapter of PEFT's kind {config.get('peft_type')} with options that imprint "
-            "does not serve yet. Plain LoRA adapters can be imported."
+            f"{folder} holds an adapter of PEFT's kind {config.get('peft_type')}, which imprint does not serve. "
+            f"It opens {known}."
         )
-    for option in ("rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
-        if config.get(option):
-            raise BadInput(f"{folder} holds a LoRA adapter with PEFT's {option}, which imprint does not serve yet.")
-    spec = {
-        "kind": "lora",
-        "rank": int(config["r"]),
-        "alpha": float(config["lora_alpha"]),
-        "targets": tuple(sorted({name.split(".")[-3] for name in tensors})),
-        "top_layers": len(config.get("layers_to_transform") or ()) or None,
-    }
+    try:
+        spec = kind.from_config(config, tensors)
+    except BadInput as error:
+        raise BadInput(f"{folder} cannot be opened. {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder / CONFIG} does not tell what imprint must know of it: {error}") from error
     made_for = json.loads(metadata.get("imprint", "{}"))
     base = made_for.get("base") or str(config.get("base_model_name_or_path") or "")
-    return Adapter(base, made_for.get("revision", ""), spec, tensors)
+    settings = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    return Adapter(base, made_for.get("revision", ""), settings, tensors)
 
 
-def spec_of(adapter: Adapter) -> LoRA:
-    """The settings an adapter was made with."""
-    settings = {k: v for k, v in adapter.spec.items() if k != "kind"}
-    return LoRA(**{**settings, "targets": tuple(settings["targets"])})
+def spec_of(adapter: Adapter) -> Any:
+    """The settings an adapter was made with, as an object of its kind."""
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in adapter.spec.items() if k != "kind"}
+    return KINDS[adapter.spec["kind"]](**settings)
 
 
-def _layers(adapter: Adapter) -> set[int]:
-    return {int(part) for name in adapter.tensors for part in name.split(".") if part.isdigit()}
+def layout_of(base: Base, adapter: Adapter) -> Layout:
+    """How the adapter lies in memory on this base. Raises WrongBase or BadInput where it does not fit."""
+    layout: Layout = KINDS[adapter.spec["kind"]].layout_of(base, adapter)
+    return layout
+
+
+def size_bytes(folder: Path) -> int:
+    """What an adapter's folder takes on disk."""
+    return sum((folder / name).stat().st_size for name in (WEIGHTS, CONFIG))
+
+
+def _write(adapter: Adapter, config: dict[str, Any], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    made_for = json.dumps({"base": adapter.base, "revision": adapter.revision}, sort_keys=True)
+    # One entry only: safetensors writes several in random order, and equal adapters must be equal files.
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS, {"imprint": made_for})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _types(kind: Any) -> tuple[str, ...]:
+    return kind.PEFT_TYPE if isinstance(kind.PEFT_TYPE, tuple) else (kind.PEFT_TYPE,)

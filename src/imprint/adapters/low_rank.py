@@ -1,34 +1,41 @@
-"""Adapters inside a linear layer: LoRA.
+"""Adapters inside a linear layer: LoRA. What is frozen to a base's own directions: see frames.py.
 
 Shape key: I inputs, O outputs, R rank; `...` any leading dimensions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
+from imprint.adapters import layout as layouts
+from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, block_of, some_linears
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting, WrongBase
-from imprint.types import Adapter
+from imprint.types import NO_MATERIAL, Adapter, Material
 
-_PEFT_PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class LoRA:
     """y = W x + alpha / rank * B (A x), with W frozen (Hu et al. 2021, arXiv 2106.09685, section 4.1)."""
 
+    LR: ClassVar[float] = 2e-3
+    SIZES: ClassVar[tuple[Mapping[str, Any], ...]] = ({"rank": 1}, {"rank": 8}, {"rank": 64})
+    PEFT_TYPE: ClassVar[str] = "LORA"
+
     rank: int = 16
     """Width of the bottleneck."""
     alpha: float = 32.0
     """The update is scaled by alpha / rank."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), which keeps large ranks learning (Kalajdzievski 2023, arXiv 2312.03732)."""
+    targets: tuple[str, ...] = ALL_LINEAR
     """Last names of the linear layers; by default all of a Llama-like block, for the MLP stores facts."""
     top_layers: int | None = None
     """Only so many of the uppermost blocks; None takes all."""
@@ -40,48 +47,61 @@ class LoRA:
         if not self.targets:
             raise BadSetting("A LoRA needs at least one target layer, such as 'q_proj'.")
 
-    def fresh(self, base: Base, *, seed: int) -> Adapter:
+    def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: A as PEFT starts it (Kaiming uniform), B zero, so that nothing changes yet."""
         draw = torch.Generator().manual_seed(seed)
         tensors: dict[str, torch.Tensor] = {}
-        for name, linear in self._linears(base.model):
+        for name, linear in some_linears(base, self.targets, self.top_layers):
             bound = math.sqrt(1 / linear.in_features)  # Kaiming uniform with a = sqrt(5)
             down_RI = torch.empty(self.rank, linear.in_features).uniform_(-bound, bound, generator=draw)
-            tensors[f"{_PEFT_PREFIX}{name}{_DOWN}"] = down_RI
-            tensors[f"{_PEFT_PREFIX}{name}{_UP}"] = torch.zeros(linear.out_features, self.rank)
-        if not tensors:
-            raise BadSetting(
-                f"{base.name} has no linear layer named {' or '.join(self.targets)}. "
-                "Set [adapter] targets to names that it has."
-            )
+            tensors[f"{PEFT_PREFIX}{name}{_DOWN}"] = down_RI
+            tensors[f"{PEFT_PREFIX}{name}{_UP}"] = torch.zeros(linear.out_features, self.rank)
         return Adapter(base.name, base.revision, asdict(self), tensors)
 
-    def peft_config(self, base_name: str, layers: Sequence[int]) -> dict[str, Any]:
-        """What PEFT's adapter_config.json says of this adapter, which sits in these blocks."""
-        config: dict[str, Any] = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_name,
-            "r": self.rank,
-            "lora_alpha": float(self.alpha),
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "target_modules": sorted(self.targets),
-        }
-        if self.top_layers is not None:
-            config |= {"layers_to_transform": list(layers), "layers_pattern": "layers"}
-        return config
+    @staticmethod
+    def layout_of(base: Base, adapter: Adapter) -> Layout:
+        """The adapter's layout on this base. Raises WrongBase where its tensors do not fit the base's layers."""
+        return layout_of(base, adapter)
 
-    def _linears(self, model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-        """The linear layers that take part, in the model's order."""
-        blocks = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-        first = 0 if self.top_layers is None else blocks - self.top_layers
-        for name, module in model.named_modules():
-            block = next((int(part) for part in name.split(".") if part.isdigit()), 0)
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in self.targets and block >= first:
-                yield name, module
+    def config(self, adapter: Adapter) -> dict[str, Any]:
+        """What PEFT's adapter_config.json says of the adapter."""
+        blocks = sorted({block_of(name) for name in adapter.tensors})
+        return lora_config(self, adapter.base, blocks) | {"use_rslora": self.rslora}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LoRA:
+        """The settings that such a file tells. Raises BadInput for options that imprint does not serve."""
+        if config.get("use_dora"):
+            raise BadInput("It is a DoRA adapter, which imprint does not serve. Plain LoRA is.")
+        for option in ("rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
+            if config.get(option):
+                raise BadInput(f"It is a LoRA adapter with PEFT's {option}, which imprint does not serve yet.")
+        return cls(
+            rank=int(config["r"]),
+            alpha=float(config["lora_alpha"]),
+            rslora=bool(config.get("use_rslora")),
+            targets=tuple(sorted({name.split(".")[-3] for name in tensors})),
+            top_layers=len(config.get("layers_to_transform") or ()) or None,
+        )
+
+
+def lora_config(spec: Any, base_name: str, blocks: Sequence[int]) -> dict[str, Any]:
+    """What adapter_config.json says of low-rank updates of a spec's rank, alpha and targets in these blocks."""
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": spec.rank,
+        "lora_alpha": float(spec.alpha),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(spec.targets),
+    }
+    if spec.top_layers is not None:
+        config |= {"layers_to_transform": list(blocks), "layers_pattern": "layers"}
+    return config
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,10 @@ class Layout:
     rank: int
     shapes: tuple[tuple[str, int, int], ...]
     """Name, inputs and outputs of each layer that takes part, in the model's order."""
+
+    place: ClassVar[str] = "linear"
+    exact: ClassVar[bool] = False
+    most_slots: ClassVar[int] = 1 << 30
 
     @cached_property
     def layers(self) -> dict[str, tuple[int, int, int]]:
@@ -110,7 +134,12 @@ class Layout:
     @cached_property
     def first_block(self) -> int:
         """The lowest of the model's blocks that takes part."""
-        return min(next((int(part) for part in name.split(".") if part.isdigit()), 0) for name in self.layers)
+        return layouts.first_block(self.layers)
+
+    @property
+    def trainable(self) -> int:
+        """All of it."""
+        return self.size
 
     def views(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """down_SRI and up_SOR of a layer, for adapters whose flat vectors are the rows; up lies there as S, R, O,
@@ -125,7 +154,7 @@ class Layout:
         tensors: dict[str, torch.Tensor] = {}
         for layer in self.layers:
             down_1RI, up_1OR = self.views(layer, flat_P[None])
-            tensors |= {f"{_PEFT_PREFIX}{layer}{_DOWN}": down_1RI[0], f"{_PEFT_PREFIX}{layer}{_UP}": up_1OR[0]}
+            tensors |= {f"{PEFT_PREFIX}{layer}{_DOWN}": down_1RI[0], f"{PEFT_PREFIX}{layer}{_UP}": up_1OR[0]}
         return tensors
 
     def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
@@ -133,17 +162,18 @@ class Layout:
             view.copy_(tensors[name])
 
     def scale(self, adapter: Adapter) -> float:
-        return float(adapter.spec["alpha"]) / self.rank
+        """alpha / rank, or alpha / sqrt(rank)."""
+        return float(adapter.spec["alpha"]) / (math.sqrt(self.rank) if adapter.spec.get("rslora") else self.rank)
 
 
 def layout_of(base: Base, adapter: Adapter) -> Layout:
     """The adapter's layout on this base. Raises WrongBase where its tensors do not fit the base's layers."""
     shapes = []
     for name, layer in base.model.named_modules():
-        down_RI = adapter.tensors.get(f"{_PEFT_PREFIX}{name}{_DOWN}")
+        down_RI = adapter.tensors.get(f"{PEFT_PREFIX}{name}{_DOWN}")
         if down_RI is None:
             continue
-        up_OR = adapter.tensors[f"{_PEFT_PREFIX}{name}{_UP}"]
+        up_OR = adapter.tensors[f"{PEFT_PREFIX}{name}{_UP}"]
         if down_RI.shape[1] != layer.in_features or up_OR.shape[0] != layer.out_features:
             raise WrongBase(
                 f"The adapter's tensors are made for {down_RI.shape[1]} inputs and {up_OR.shape[0]} outputs; "
@@ -158,11 +188,3 @@ def layout_of(base: Base, adapter: Adapter) -> Layout:
         raise WrongBase(f"The adapter has tensors for layers that {base.name} does not have.")
     return Layout(int(adapter.spec["rank"]), tuple(shapes))
 
-
-def refuse_other_base(base: Base, adapter: Adapter) -> None:
-    """Raises WrongBase unless the adapter was made for this base."""
-    if adapter.revision and adapter.revision != base.revision:
-        raise WrongBase(
-            f"The adapter was trained on {adapter.base} ({adapter.revision}), but the base in memory is "
-            f"{base.name} ({base.revision}). Load that base, or teach the documents again on this one."
-        )

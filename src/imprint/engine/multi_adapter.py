@@ -1,25 +1,29 @@
 """One base model and many adapters: rows of a pass find their own; slots are filled and emptied.
 
 Adapters of one shape share a rack: one flat vector for each slot, so that a step of the optimizer is one call, and
-one layer's tensors of all slots are one view. While a routing is in force in a thread, every linear layer
-of the base adds to each row what that row's adapter says. Other threads see the bare base.
+one layer's tensors of all slots are one view. While a routing is in force in a thread, the linear layers and MLPs
+of the base add to each row what that row's adapter says. Other threads see the bare base.
 
 Shape key: S slots, P parameters of an adapter, I inputs, O outputs, R rank, N token rows of a pass."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from imprint.adapters.low_rank import Layout, layout_of, refuse_other_base
+from imprint.adapters.folder import layout_of
+from imprint.adapters.layout import Layout, Plug, refuse_other_base
+from imprint.adapters.low_rank import Layout as LowRank
 from imprint.base import Base
 from imprint.engine.kernels import reference
 from imprint.engine.kernels.reference import Bundle, Ready
@@ -30,6 +34,8 @@ SLOTS = 64
 """Slots of a rack. On a CPU their memory is taken when they are first filled."""
 TRAINING_SLOTS = 16
 """At most so many where gradients need room too."""
+_LEAVES = 4096
+"""Leaves that a rack keeps: a few hundred layers in a few bundles."""
 _READY_BUNDLES = 4
 """Of so many bundles a rack remembers where their factors lie: the next steps are mostly alike."""
 
@@ -44,31 +50,21 @@ class _Alone(NamedTuple):
 
 
 class Rack:
-    """Slots for adapters of one shape. Never moves: what views it, may go on viewing it."""
+    """Slots for adapters of one layout. Never moves: what views it, may go on viewing it."""
 
     def __init__(self, layout: Layout, slots: int, base: Base, *, trainable: bool) -> None:
         device, dtype = base.device.torch, base.model.dtype
         # What is trained stays in float32 even under a bfloat16 base: small steps would be rounded away. On CPUs
         # what is only used does too, for there the products of few rows are quicker in float32.
-        exact = dtype.itemsize < 4 and (trainable or device.type == "cpu")
+        exact = dtype.itemsize < 4 and (trainable or device.type == "cpu" or layout.exact)
         kept = torch.float32 if exact else dtype
         self.layout, self.trainable = layout, trainable
         self.values_SP = torch.empty(slots, layout.size, dtype=kept, device=device)
-        rounded = exact and trainable
-        self.used_SP = torch.empty_like(self.values_SP, dtype=dtype) if rounded else self.values_SP
         self.grads_SP = torch.empty(slots, layout.size, dtype=kept, device=device) if trainable else None
         self.scale_S = torch.zeros(slots, dtype=torch.promote_types(torch.float32, dtype), device=device)
         self.scales = [0.0] * slots
         self._free = list(range(slots))[::-1]
-        self._values = {n: layout.views(n, self.values_SP) for n in layout.layers}
-        self._used = {n: layout.views(n, self.used_SP) for n in layout.layers} if rounded else self._values
-        self._alone: dict[tuple[str, int, bool], _Alone] = {}
         self._dtype = dtype
-        self._few_in_float32 = device.type == "cpu" and kept == torch.float32
-        self._ready: OrderedDict[Bundle, dict[str, tuple[Ready, ...]]] = OrderedDict()
-        self._grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        if self.grads_SP is not None:
-            self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers}
 
     @property
     def full(self) -> bool:
@@ -94,6 +90,28 @@ class Rack:
 
     def refresh(self, slot: int) -> None:
         """Makes what passes use equal to what was trained."""
+
+
+class LowRankRack(Rack):
+    """Slots for LoRAs, as their kernels take them."""
+
+    layout: LowRank
+
+    def __init__(self, layout: LowRank, slots: int, base: Base, *, trainable: bool) -> None:
+        super().__init__(layout, slots, base, trainable=trainable)
+        kept = self.values_SP.dtype
+        rounded = trainable and kept != self._dtype
+        self.used_SP = torch.empty_like(self.values_SP, dtype=self._dtype) if rounded else self.values_SP
+        self._values = {n: layout.views(n, self.values_SP) for n in layout.layers}
+        self._used = {n: layout.views(n, self.used_SP) for n in layout.layers} if rounded else self._values
+        self._alone: dict[tuple[str, int, bool], _Alone] = {}
+        self._few_in_float32 = base.device.torch.type == "cpu" and kept == torch.float32
+        self._ready: OrderedDict[Bundle, dict[str, tuple[Ready, ...]]] = OrderedDict()
+        self._grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        if self.grads_SP is not None:
+            self._grads = {n: layout.views(n, self.grads_SP) for n in layout.layers}
+
+    def refresh(self, slot: int) -> None:
         if self.used_SP is not self.values_SP:
             self.used_SP[slot].copy_(self.values_SP[slot])
 
@@ -133,6 +151,79 @@ class Rack:
 
     def grads(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
         return self._grads[layer]
+
+
+class PlugRack(Rack):
+    """Slots for adapters whose layout says in plain PyTorch what they do; gradients come through autograd."""
+
+    layout: Plug
+
+    def __init__(self, layout: Plug, slots: int, base: Base, *, trainable: bool) -> None:
+        super().__init__(layout, slots, base, trainable=trainable)
+        self.constants = {name: layout.constants(name, base) for name in layout.layers}
+        self._views = {name: layout.parts(name, self.values_SP) for name in layout.layers}
+        self._grads: dict[str, tuple[torch.Tensor, ...]] = {}
+        if self.grads_SP is not None:
+            self._grads = {name: layout.parts(name, self.grads_SP) for name in layout.layers}
+        self._leaves: OrderedDict[tuple[str, tuple[int, ...]], tuple[torch.Tensor, ...]] = OrderedDict()
+
+    def parts(self, layer: str, slots: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """A layer's parts for these slots: views where they adjoin. What is trained is a leaf whose gradient adds
+        up in the rack."""
+        first, n = slots[0], len(slots)
+        adjoining = tuple(slots) == tuple(range(first, first + n))
+        if not self.trainable or not torch.is_grad_enabled():
+            if adjoining:
+                return tuple(view_S[first : first + n] for view_S in self._views[layer])
+            return tuple(view_S[list(slots)] for view_S in self._views[layer])
+        if adjoining:
+            return self._leaf(layer, first, n)
+        index_G = torch.tensor(list(slots), device=self.values_SP.device)
+        return tuple(leaf_S.index_select(0, index_G) for leaf_S in self._leaf(layer, 0, len(self.scales)))
+
+    def _leaf(self, layer: str, first: int, n: int) -> tuple[torch.Tensor, ...]:
+        key = (layer, (first, n))
+        if key not in self._leaves:
+            made = []
+            pairs = zip(self._views[layer], self._grads[layer], self.layout.learnt, strict=True)
+            for view_S, grad_S, learnt in pairs:
+                leaf = view_S[first : first + n].detach().requires_grad_(learnt)
+                if learnt:
+                    leaf.grad = grad_S[first : first + n]
+                made.append(leaf)
+            self._leaves[key] = tuple(made)
+            while len(self._leaves) > _LEAVES:
+                self._leaves.popitem(last=False)
+        return self._leaves[key]
+
+    def add_to(self, y_NO: torch.Tensor, x_NI: torch.Tensor, layer: str, bundle: Bundle) -> torch.Tensor:
+        """y with every group's update added to its rows."""
+        for batch in reference.batches(bundle, x_NI.device):
+            parts_G = self.parts(layer, batch.slots)
+            scale_G11 = self.scale_S[list(batch.slots)][:, None, None].to(x_NI.dtype)
+            x_GMI = batch.sound_rows(x_NI)
+            update_GMO = self.layout.update(layer, x_GMI, parts_G, scale_G11, self.constants[layer])
+            y_NO = _add_rows(y_NO, update_GMO.to(y_NO.dtype), batch)
+        return y_NO
+
+
+def _add_rows(y_NO: torch.Tensor, update_GMO: torch.Tensor, batch: reference.Batch) -> torch.Tensor:
+    update_NO = update_GMO.flatten(0, 1)
+    if batch.index_N is None:
+        if len(update_NO) == len(y_NO):
+            return y_NO + update_NO
+        rows_N = torch.arange(batch.start, batch.start + len(update_NO), device=y_NO.device)
+    else:
+        assert batch.real_N is not None and batch.rows_N is not None
+        update_NO, rows_N = update_NO.index_select(0, batch.real_N), batch.rows_N
+    return y_NO.index_add(0, rows_N, update_NO)
+
+
+def _rack(layout: Layout, slots: int, base: Base, *, trainable: bool) -> Rack:
+    slots = min(slots, layout.most_slots)
+    if isinstance(layout, LowRank):
+        return LowRankRack(layout, slots, base, trainable=trainable)
+    return PlugRack(cast(Plug, layout), slots, base, trainable=trainable)
 
 
 class Seat:
@@ -184,13 +275,13 @@ class Engine:
             if not torch.isfinite(tensor).all():
                 raise BadInput(f"The adapter's tensor {name} holds values that are not finite. Teach it again.")
         layout = layout_of(self.base, adapter)
-        _install(self.base.model, layout.layers)
+        _install(self.base.model, layout)
         with self._lock:
             racks = self._racks.setdefault((layout, trainable), [])
             rack = next((r for r in racks if not r.full), None)
             if rack is None:
                 slots = min(self.slots, TRAINING_SLOTS) if trainable else self.slots
-                rack = Rack(layout, slots, self.base, trainable=trainable)
+                rack = _rack(layout, slots, self.base, trainable=trainable)
                 racks.append(rack)
             return Seat(adapter, rack, rack.fill(adapter))
 
@@ -212,19 +303,30 @@ class Engine:
             self.unload(seat)
 
     @contextlib.contextmanager
-    def wearing(self, seat: Seat | None) -> Iterator[None]:
-        """Every row that this thread computes meanwhile belongs to this adapter."""
-        with _in_force(None if seat is None else _Uniform(self, seat)):
+    def wearing(self, worn: Worn) -> Iterator[None]:
+        """Every row that this thread computes meanwhile belongs to this adapter, or to all of these at once."""
+        seats = _seats(worn)
+        with _in_force(_Uniform(self, seats) if seats else None):
             yield
 
     @contextlib.contextmanager
-    def routed(self, runs: Sequence[tuple[Seat | None, int]]) -> Iterator[None]:
-        """The rows that this thread computes meanwhile: so many of this adapter, then so many of that."""
-        with _in_force(_Mixed(self, runs)):
+    def routed(self, runs: Sequence[tuple[Worn, int]]) -> Iterator[None]:
+        """The rows that this thread computes meanwhile: so many of this adapter (or of several at once, whose
+        updates add up), then so many of that."""
+        with _in_force(_Mixed(self, [(_seats(worn), count) for worn, count in runs])):
             yield
 
 
 # --- routing ----------------------------------------------------------------------------------
+
+Worn = Seat | Sequence[Seat] | None
+"""What a row wears: nothing, an adapter, or several at once."""
+
+
+def _seats(worn: Worn) -> tuple[Seat, ...]:
+    if worn is None:
+        return ()
+    return (worn,) if isinstance(worn, Seat) else tuple(worn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,32 +338,37 @@ class _Part:
 
 
 class _Uniform:
-    """Every row belongs to one adapter, however many there are."""
+    """Every row belongs to the same adapters, however many rows there are."""
 
-    def __init__(self, engine: Engine, seat: Seat) -> None:
-        self.kernels, self.model, self._seat = engine.kernels, engine.base.model, seat
+    def __init__(self, engine: Engine, seats: Sequence[Seat]) -> None:
+        self.kernels, self.model, self.seats = engine.kernels, engine.base.model, seats
         self._parts: dict[int, list[_Part]] = {}
 
     def parts(self, layer: str, rows: int) -> list[_Part]:
-        if layer not in self._seat.rack.layout.layers:
-            return []
         if rows not in self._parts:
-            slot = self._seat.slot
-            self._parts[rows] = [_Part(self._seat.rack, Bundle((slot,), (0,), (rows,)), slot)]
-        return self._parts[rows]
+            self._parts[rows] = [
+                _Part(seat.rack, Bundle((seat.slot,), (0,), (rows,)), seat.slot) for seat in self.seats
+            ]
+        return [part for part in self._parts[rows] if layer in part.rack.layout.layers]
+
+    def at(self, row: int) -> tuple[Seat, ...]:
+        """What the row wears."""
+        return tuple(self.seats)
 
 
 class _Mixed:
-    """Runs of rows, each of one adapter or of none."""
+    """Runs of rows, each of one adapter, of several or of none."""
 
-    def __init__(self, engine: Engine, runs: Sequence[tuple[Seat | None, int]]) -> None:
+    def __init__(self, engine: Engine, runs: Sequence[tuple[tuple[Seat, ...], int]]) -> None:
         self.kernels, self.model = engine.kernels, engine.base.model
         self.rows = sum(count for _, count in runs)
-        groups: dict[int, tuple[Rack, list[list[int]]]] = {}
+        self._runs = runs
+        # Adapters that a row wears at once go to different bundles, for a bundle's groups share no row.
+        groups: dict[tuple[int, int], tuple[Rack, list[list[int]]]] = {}
         start = 0
-        for seat, count in runs:
-            if seat is not None:
-                _, found = groups.setdefault(id(seat.rack), (seat.rack, []))
+        for seats, count in runs:
+            for turn, seat in enumerate(seats):
+                _, found = groups.setdefault((turn, id(seat.rack)), (seat.rack, []))
                 if found and found[-1][0] == seat.slot and sum(found[-1][1:]) == start:
                     found[-1][2] += count
                 else:
@@ -275,11 +382,16 @@ class _Mixed:
             )
             for rack, found in groups.values()
         ]
+        self._starts = list(itertools.accumulate((count for _, count in runs), initial=0))
 
     def parts(self, layer: str, rows: int) -> list[_Part]:
         parts = [p for p in self._parts if layer in p.rack.layout.layers]
         assert not parts or rows == self.rows, "a pass has as many rows as its routing"
         return parts
+
+    def at(self, row: int) -> tuple[Seat, ...]:
+        """What the row wears."""
+        return self._runs[bisect.bisect_right(self._starts, row) - 1][0]
 
 
 _Routing = _Uniform | _Mixed
@@ -323,9 +435,35 @@ class RoutedLinear(nn.Linear):
         parts = routing.parts(self.name, x.numel() // x.shape[-1])
         if not parts:
             return nn.functional.linear(x, self.weight, self.bias)
-        if torch.is_grad_enabled() and all(p.rack.trainable for p in parts):
-            return _Update.apply(x, self._spark, self, parts, routing.kernels)
-        return _forward(x, self, parts, routing.kernels)[0]
+        low = [part for part in parts if isinstance(part.rack, LowRankRack)]
+        if torch.is_grad_enabled() and low and all(p.rack.trainable for p in low):
+            y = _Update.apply(x, self._spark, self, low, routing.kernels)
+        else:
+            y = _forward(x, self, low, routing.kernels)[0]
+        return y if len(low) == len(parts) else _plugged(y, x, self.name, parts)
+
+
+class PluggedMLP:
+    """A hook on a block's MLP that adds to its output what each row's adapter says."""
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        self.name, self._home = name, [model]
+
+    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor:
+        routing = _now.routing
+        if routing is None or routing.model is not self._home[0]:
+            return y
+        x = inputs[0]
+        return _plugged(y, x, self.name, routing.parts(self.name, x.numel() // x.shape[-1]))
+
+
+def _plugged(y: torch.Tensor, x: torch.Tensor, layer: str, parts: Sequence[_Part]) -> torch.Tensor:
+    """y with the updates of those parts that are no LoRAs."""
+    x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    for part in parts:
+        if isinstance(part.rack, PlugRack):
+            y_NO = part.rack.add_to(y_NO, x_NI, layer, part.bundle)
+    return y_NO.view(y.shape)
 
 
 def _forward(
@@ -335,7 +473,7 @@ def _forward(
     y_NO = nn.functional.linear(x_NI, layer.weight, layer.bias)
     lows = []
     for part in parts:
-        rack = part.rack
+        rack = cast(LowRankRack, part.rack)
         if part.alone is None:
             if kernels is reference:
                 lows.append(reference.add_ready(y_NO, x_NI, rack.ready(layer.name, part.bundle)))
@@ -375,7 +513,7 @@ class _Update(torch.autograd.Function):
         grad_NO = grads[0].reshape(x_NI.shape[0], -1)
         grad_NI = grad_NO @ layer.weight if ctx.needs_input_grad[0] else None
         for part, low in zip(ctx.parts, lows, strict=True):
-            rack: Rack = part.rack
+            rack: LowRankRack = part.rack
             if part.alone is not None:
                 its = rack.alone(layer.name, part.alone, len(x_NI))
                 assert its.grad_down_RI is not None and its.grad_up_OR is not None
@@ -391,13 +529,15 @@ class _Update(torch.autograd.Function):
         return None if grad_NI is None else grad_NI.view(x.shape), None, None, None, None
 
 
-def _install(model: nn.Module, layers: Mapping[str, Any]) -> None:
-    """Makes these linear layers of the model listen to routings; for good."""
-    for name in layers:
+def _install(model: nn.Module, layout: Layout) -> None:
+    """Makes the modules of a layout listen to routings; for good."""
+    for name in layout.layers:
         found = model.get_submodule(name)
-        if type(found) is nn.Linear:
+        if layout.place == "linear" and type(found) is nn.Linear:
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, RoutedLinear(name, found, model))
+        elif layout.place == "mlp" and not any(isinstance(h, PluggedMLP) for h in found._forward_hooks.values()):
+            found.register_forward_hook(PluggedMLP(name, model))
 
 
 def _fastest(base: Base) -> ModuleType:

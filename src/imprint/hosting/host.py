@@ -13,7 +13,7 @@ from typing import cast
 from jinja2 import TemplateError
 
 from imprint.adapters import folder as adapter_folder
-from imprint.adapters.low_rank import refuse_other_base
+from imprint.adapters.layout import refuse_other_base
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadName, BrokenStore, ImprintError, NoSuchAdapter, WrongBase

@@ -24,6 +24,7 @@ from imprint.hosting.uploads import Upload, Uploads
 from imprint.planner import parse_budget
 from imprint.recipe import Recipe
 from imprint.registry import check_name
+from imprint.stages import rate_of
 from imprint.training.service import Service
 from imprint.types import content_hash
 
@@ -328,7 +329,7 @@ class _Teller:
 
 def _recipe(job: Job) -> Recipe:
     usual = Recipe()
-    return replace(usual, epochs=job.epochs, lr=usual.lr * (job.lr_factor or 1.0))
+    return replace(usual, epochs=job.epochs, lr=rate_of(usual) * (job.lr_factor or 1.0))
 
 
 def _questions(uploads: Uploads, id: str, folder: Path) -> Path:

@@ -235,7 +235,8 @@ class _Run:
         self.job, self.checkpoint, self.progress = job, checkpoint, progress
         self.schedule = schedule_of(job)
         data = content_hash(repr(job.rows), repr(self.schedule))
-        adapter = job.spec.fresh(engine.base, seed=job.seed)
+        with engine.base.turns.take():  # some kinds read their material with the base
+            adapter = job.spec.fresh(engine.base, seed=job.seed, material=job.material)
         with engine.base.turns.take():  # a pass adds zeros to empty slots, which must not meet this slot's zeroing
             seat = engine.load(adapter, trainable=True)
         try:

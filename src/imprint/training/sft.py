@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
-from imprint.adapters.low_rank import LoRA
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.training.batches import Row, batches
 from imprint.training.row_file import RowFile
-from imprint.types import Adapter
+from imprint.types import Adapter, AdapterSpec, Material
+
+
+class _Ids(Sequence[tuple[int, ...]]):
+    """The tokens of rows, read when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, i: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[tuple[int, ...]]: ...
+    def __getitem__(self, i: int | slice) -> tuple[int, ...] | Sequence[tuple[int, ...]]:
+        return [row.ids for row in self._rows[i]] if isinstance(i, slice) else self._rows[i].ids
+
 
 Progress = Callable[[int, int, float, float], None]
 """Told after each step: steps done, steps in all, loss in nats per learnt token, tokens a second."""
@@ -21,13 +39,20 @@ Progress = Callable[[int, int, float, float], None]
 class Job:
     """One adapter to train."""
 
-    spec: LoRA
+    spec: AdapterSpec
     rows: Sequence[Row]
     tokens: int
     """Training tokens in all, counting every visit."""
     lr: float
     batch_tokens: int
     seed: int
+    documents: Sequence[Sequence[int]] = ()
+    """The documents' own text in tokens, for kinds that begin from it."""
+
+    @property
+    def material(self) -> Material:
+        """What the adapter is to be taught."""
+        return Material(self.documents, _Ids(self.rows))
 
 
 @dataclass(frozen=True, slots=True)

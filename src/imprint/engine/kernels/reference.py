@@ -42,7 +42,7 @@ class Bundle:
 class Ready:
     """One layer's factors as a batch of groups needs them: to look them up takes as long as small products."""
 
-    batch: _Batch
+    batch: Batch
     down_GRI: torch.Tensor
     up_GRO: torch.Tensor
     scale_G11: torch.Tensor
@@ -57,7 +57,7 @@ def ready(
 
     Where the factors are more exact than the rows, so are the products of few rows."""
     found = []
-    for batch in _batches(bundle, down_SRI.device):
+    for batch in batches(bundle, down_SRI.device):
         exact = torch.promote_types(down_SRI.dtype, dtype) if batch.few else dtype
         down_GRI, up_GRO = batch.of(down_SRI, exact), batch.of(up_SOR, exact).mT
         borrowed = batch.adjoining and exact == down_SRI.dtype
@@ -120,7 +120,7 @@ def add_gradients(
 ) -> None:
     """Adds the gradients of every group, in place: of its rows of x (where asked for) and of its slot."""
     done, R = 0, down_SRI.shape[1]
-    for batch in _batches(bundle, x_NI.device):
+    for batch in batches(bundle, x_NI.device):
         G, M = len(batch.slots), batch.count
         dtype = torch.promote_types(down_SRI.dtype, x_NI.dtype) if batch.few else x_NI.dtype
         low_GRM = low[done : done + G * R * M].view(G, R, M).to(dtype)
@@ -180,7 +180,7 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """Groups that are computed by one batched product."""
 
     slots: tuple[int, ...]
@@ -275,7 +275,7 @@ def _product(left_GAB: torch.Tensor, right_GBC: torch.Tensor) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def _batches(bundle: Bundle, device: torch.device) -> tuple[_Batch, ...]:
+def batches(bundle: Bundle, device: torch.device) -> tuple[Batch, ...]:
     """The products that a bundle takes; the same for every layer of a pass."""
     groups = [g for g in zip(bundle.slots, bundle.starts, bundle.counts, strict=True) if g[2] > 0]
     runs = [_in_a_row(run) for run in _runs(groups)]
@@ -298,8 +298,8 @@ def _runs(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]
     return runs
 
 
-def _in_a_row(run: list[tuple[int, int, int]]) -> _Batch:
-    return _Batch(tuple(slot for slot, _, _ in run), run[0][2], run[0][1], None, None, None, None, None, True)
+def _in_a_row(run: list[tuple[int, int, int]]) -> Batch:
+    return Batch(tuple(slot for slot, _, _ in run), run[0][2], run[0][1], None, None, None, None, None, True)
 
 
 def _alike(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
@@ -308,7 +308,7 @@ def _alike(groups: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]
     return [list(part) for _, part in itertools.groupby(by_size, key=lambda g: g[2].bit_length())]
 
 
-def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> _Batch:
+def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> Batch:
     groups = _filled(groups)
     width = max(count for _, _, count in groups)
     count_G1 = torch.tensor([[count] for _, _, count in groups])
@@ -320,7 +320,7 @@ def _padded(groups: list[tuple[int, int, int]], device: torch.device) -> _Batch:
     real_N = (~padding_GM).view(-1).nonzero()[:, 0]
     rows_N = index_N[real_N]
     slots = tuple(slot for slot, _, _ in groups)
-    return _Batch(
+    return Batch(
         slots,
         width,
         start=int(rows_N[0]) if (rows_N.diff() == 1).all() else -1,
