@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imprint.types import Turn
+
 Made = tuple[str, Any, str]
 """A question, what is right (JSON), and the right answer in words for supervised training."""
 
@@ -17,7 +19,8 @@ _COLOURS = ("red", "blue", "green", "black", "white", "brown", "yellow", "grey",
 _THINGS = ("fox", "car", "house", "bird", "boat", "chair", "door", "horse", "lamp", "shirt", "train", "cup")
 _VERBS = ("stood by the river", "was sold on Monday", "is in the garden", "came from Spain", "belongs to Ana",
           "was lost last night", "is older than the town", "waits at the gate")  # fmt: skip
-_WORDS = ("apple", "river", "stone", "cloud", "bread", "music", "paper", "glass", "tiger", "sugar", "wheel", "smoke")
+_WORDS = ("apple", "river", "stone", "cloud", "bread", "music", "paper", "glass", "tiger", "sugar", "wheel",
+          "smoke")  # fmt: skip
 _NAMES = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ida", "Jon", "Kim", "Lea", "Max", "Nia")
 
 
@@ -28,6 +31,13 @@ class Kind:
     make: Callable[[random.Random], Made]
     right: Callable[[Any, str], bool]
     max_tokens: int = 16
+    shown: tuple[str, str] | None = None
+    """An exchange that goes before: a question with its right answer."""
+
+    def turns(self, question: str) -> tuple[Turn, ...]:
+        """What is asked, after what is shown."""
+        before = () if self.shown is None else (Turn("user", self.shown[0]), Turn("assistant", self.shown[1]))
+        return (*before, Turn("user", question))
 
 
 def questions(name: str, count: int, *, seed: int) -> list[Made]:
@@ -128,9 +138,23 @@ def add(draw: random.Random) -> Made:
     return f"What is {a} + {b}?", str(a + b), f"{a} + {b} = {a + b}"
 
 
-def add_shown(draw: random.Random) -> Made:
-    a, b = draw.randint(2, 49), draw.randint(2, 49)
-    return f"What is 12 + 7? It is 19. What is {a} + {b}? It is", str(a + b), str(a + b)
+def sort(draw: random.Random) -> Made:
+    numbers = draw.sample(range(1, 30), 3)
+    gold = [str(n) for n in sorted(numbers)]
+    return f"Sort from smallest to largest: {', '.join(map(str, numbers))}", gold, ", ".join(gold)
+
+
+def backwards(draw: random.Random) -> Made:
+    words = draw.sample(_WORDS, 3)
+    return f"Write this list backwards: {', '.join(words)}", words[::-1], ", ".join(words[::-1])
+
+
+def count(draw: random.Random) -> Made:
+    word, other = draw.sample(_WORDS, 2)
+    n = draw.randint(1, 4)
+    words = [word] * n + [other] * draw.randint(1, 3)
+    draw.shuffle(words)
+    return f"How often does '{word}' occur in: {' '.join(words)}", str(n), str(n)
 
 
 def larger(draw: random.Random) -> Made:
@@ -164,8 +188,7 @@ def colour(draw: random.Random) -> Made:
 def json_of(draw: random.Random) -> Made:
     colour, thing = draw.choice(_COLOURS), draw.choice(_THINGS)
     gold = {"thing": thing, "colour": colour}
-    shown = '"The orange cat sleeps." gives {"thing": "cat", "colour": "orange"}'
-    return f'{shown}. Do the same: "The {colour} {thing} {draw.choice(_VERBS)}."', gold, json.dumps(gold)
+    return f"The {colour} {thing} {draw.choice(_VERBS)}.", gold, json.dumps(gold)
 
 
 def ending(draw: random.Random) -> Made:
@@ -194,12 +217,29 @@ def upper(draw: random.Random) -> Made:
 
 KINDS: dict[str, Kind] = {
     "add": Kind(add, last_number, 24),
-    "add_shown": Kind(add_shown, last_number, 24),
+    "add_shown": Kind(add, last_number, 16, ("What is 12 + 7?", "12 + 7 = 19")),
+    "sort_shown": Kind(sort, a_list, 16, ("Sort from smallest to largest: 7, 2, 11", "2, 7, 11")),
+    "larger_shown": Kind(larger, names_only, 16, ("Which number is larger, 17 or 80?", "80")),
+    "second_shown": Kind(
+        second, names_only, 16, ("What is the second word of this list: tree, king, milk, rope?", "king")
+    ),
+    "backwards_shown": Kind(
+        backwards, a_list, 16, ("Write this list backwards: tree, king, milk", "milk, king, tree")
+    ),
+    "owner_shown": Kind(
+        owner, names_only, 16, ("Tom has the ball. Sue has the clock. Who has the clock?", "Sue has the clock.")
+    ),
+    "colour_shown": Kind(
+        colour, names_only, 16,
+        ("The sofa is orange. The roof is teal. What colour is the sofa?", "The sofa is orange."),
+    ),  # fmt: skip
+    "json_shown": Kind(json_of, in_json, 24, ("The orange cat sleeps.", '{"thing": "cat", "colour": "orange"}')),
+    "upper_shown": Kind(upper, holds, 16, ("Write 'old tree' in capital letters.", "OLD TREE")),
+    "count_shown": Kind(count, last_number, 16, ("How often does 'tree' occur in: tree king tree", "2")),
     "larger": Kind(larger, names_only, 24),
     "second": Kind(second, names_only, 24),
     "owner": Kind(owner, names_only, 24),
     "colour": Kind(colour, names_only, 24),
-    "json": Kind(json_of, in_json, 32),
     "ending": Kind(ending, ends_with, 32),
     "short": Kind(short, brief, 32),
     "pair": Kind(pair, both, 32),

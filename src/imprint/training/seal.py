@@ -17,22 +17,33 @@ import os
 import random
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting, NothingToTeach, StaleRun
+from imprint.synthesis.raw_text import RawText
 from imprint.synthesis.self_edit import SelfEdit
 from imprint.training.batches import Row, rows
 from imprint.training.service import Service
 from imprint.training.sft import Job
 from imprint.training.sft import train as sft
-from imprint.types import Adapter, Passage, content_hash
+from imprint.types import Adapter, AdapterSpec, Example, Passage, Prompt, content_hash
 from imprint.writers.local import LocalWriter
+
+
+class Asking(Protocol):
+    """How an edit is asked for, and what is taught of it: a frozen dataclass, as synthesis.SelfEdit is."""
+
+    def prompt(self, passage: Passage, *, seed: int) -> Prompt: ...
+
+    def told(self, passage: Passage, prompt: Prompt, written: str, *, by: str) -> Iterable[Example]: ...
+
 
 Reward = Callable[[LocalWriter, Passage], float]
 """What a writer knows of a passage that it does not see, by questions about it; higher is better."""
@@ -50,14 +61,14 @@ class Settings:
     best: int | None = 1
     """So many of a passage's edits are learnt by the editor; None: all that are above the passage's mean. One that
     is no better than the passage's mean never is."""
-    asking: SelfEdit = field(default_factory=lambda: SelfEdit(temperature=1.0))
+    asking: Asking = field(default_factory=lambda: SelfEdit(temperature=1.0))
     """What the editor is asked for, and how what it writes becomes training text."""
-    student: LoRA = field(default_factory=lambda: LoRA(rank=16))
+    student: AdapterSpec = field(default_factory=lambda: LoRA(rank=16))
     """The adapter that an edit teaches."""
     student_tokens: int = 3000
     """Training tokens of each, visits counted."""
     student_lr: float = 2e-3
-    editor: LoRA = field(default_factory=lambda: LoRA(rank=16))
+    editor: AdapterSpec = field(default_factory=lambda: LoRA(rank=16))
     editor_epochs: float = 2.0
     """How often each of the best edits is met."""
     editor_lr: float = 5e-4
@@ -136,8 +147,8 @@ def rewarded(
 ) -> list[Edit]:
     """The edits with their rewards: each teaches an adapter of its own, which is asked about the passage.
 
-    An edit in which nothing can be taught is worth what the bare base knows. With a file each is written down when
-    its reward is known, and what stands there is not done again."""
+    The adapters are trained alike, so that what differs is the edit. With a file each edit is written down when its
+    reward is known, and what stands there is not done again."""
     known = _read(file)
     by_id = {p.id: p for p in passages}
     todo = [e for e in edits if (e.passage, e.number) not in known]
@@ -166,25 +177,24 @@ def _tried(
         job = Job(
             settings.student, its, settings.student_tokens, settings.student_lr, settings.batch_tokens, seed
         )
-        tickets.append(service.submit(job) if its else None)
+        tickets.append(service.submit(job))
     service.run_all()
     found = []
     for edit, ticket in zip(edits, tickets, strict=True):
-        writer, passage = LocalWriter(engine.base), passages[edit.passage]
-        if ticket is None:
-            value = reward(writer, passage)
-        else:
-            with engine.attached(ticket.result().adapter):
-                value = reward(writer, passage)
-        found.append(Edit(edit.passage, edit.number, edit.text, edit.ids, float(value)))
+        with engine.attached(ticket.result().adapter):
+            value = reward(LocalWriter(engine.base), passages[edit.passage])
+        found.append(replace(edit, reward=float(value)))
     return found
 
 
 def taught(base: Base, passage: Passage, edit: Edit, settings: Settings) -> list[Row]:
-    """What an edit's adapter is trained on: the passage itself, as in SEAL, and what the edit says of it."""
+    """What an edit's adapter is trained on: the passage itself, and what the edit says of it.
+
+    An edit of which nothing can be taught so gets what the passage alone is worth."""
     asking = settings.asking
-    told = list(asking.told(passage, asking.prompt(passage, seed=0), edit.text, by=base.name))
-    return rows(told, base, max_tokens=base.window_tokens)
+    plain = RawText().examples([passage], LocalWriter(base), seed=0)
+    told = asking.told(passage, asking.prompt(passage, seed=0), edit.text, by=base.name)
+    return rows([*plain, *told], base, max_tokens=base.window_tokens)
 
 
 def best(edits: Sequence[Edit], settings: Settings) -> list[Edit]:
@@ -263,7 +273,13 @@ def _told(number: int, edits: Sequence[Edit], kept: Sequence[Edit]) -> Round:
 
 
 def _written(
-    file: Path, engine: Engine, editor: Adapter | None, passages: Sequence[Passage], settings: Settings, *, seed: int
+    file: Path,
+    engine: Engine,
+    editor: Adapter | None,
+    passages: Sequence[Passage],
+    settings: Settings,
+    *,
+    seed: int,
 ) -> list[Edit]:
     if not file.exists():
         edits = written(engine, editor, passages, settings, seed=seed)
@@ -275,7 +291,13 @@ def _written(
 
 
 def _editor(
-    folder: Path, engine: Engine, kept: Sequence[Edit], passages: Sequence[Passage], settings: Settings, *, seed: int
+    folder: Path,
+    engine: Engine,
+    kept: Sequence[Edit],
+    passages: Sequence[Passage],
+    settings: Settings,
+    *,
+    seed: int,
 ) -> Adapter:
     place = folder / "editor"
     if not place.exists():
@@ -293,7 +315,7 @@ def _claim(folder: Path, base: Base, passages: Sequence[Passage], settings: Sett
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
     run = {
-        "settings": json.loads(json.dumps(asdict(settings))),
+        "settings": json.loads(json.dumps(_plain(settings))),
         "passages": content_hash(*[p.id + p.text for p in passages]),
         "base": base.revision,
         "seed": seed,
@@ -304,6 +326,11 @@ def _claim(folder: Path, base: Base, passages: Sequence[Passage], settings: Sett
         os.replace(making, file)
     elif json.loads(file.read_text("utf-8")) != run:
         raise StaleRun(f"{folder} holds a run of other settings, passages, base or seed. Name another folder.")
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    names = {k: type(getattr(settings, k)).__name__ for k in ("asking", "student", "editor")}
+    return asdict(settings) | {"kinds": names}
 
 
 def _read(file: Path | None) -> dict[tuple[str, int], Edit]:
