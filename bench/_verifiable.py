@@ -54,7 +54,7 @@ def questions(name: str, count: int, *, seed: int) -> list[Made]:
     return list(found.values())
 
 
-def from_file(name: str, data: Path) -> tuple[list[Made], list[Made]]:
+def gsm8k(data: Path) -> tuple[list[Made], list[Made]]:
     """GSM8K's questions with their solutions: what is trained on, and the last 400, which are held out."""
     found = []
     for line in (data / "gsm8k" / "train_2000.jsonl").read_text("utf-8").splitlines():
