@@ -152,7 +152,7 @@ def by_grpo(engine: Any, task: Graded, options: argparse.Namespace, seed: int, w
         engine, fresh, task, settings, seed=seed, checkpoint=work, progress=progress, check=check,
         check_every=options.check_every,
     )  # fmt: skip
-    curve = [[r.number, round(r.reward, 4), r.skipped, r.check] for r in learnt.rounds]
+    curve = [[r.number, r.reward, r.skipped, r.check] for r in learnt.rounds]
     tokens = sum(r.tokens for r in learnt.rounds)
     return learnt.adapter, {"curve": curve, "sampled_tokens": tokens, "lr": options.lr}
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from imprint.adapters import KINDS
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.engine.passes import logprobs
-from imprint.errors import BadSetting, StaleRun
+from imprint.errors import BadInput, BadSetting, StaleRun
 from imprint.training import grpo, loop
 from imprint.training.grpo import Credited, Item, Known, Settings, advantages, credited, rollouts
 from imprint.training.loop import Loop
@@ -261,8 +262,24 @@ def test_reward_rises(tiny_base: Base) -> None:
     settings = replace(SMALL, rounds=15, prompts=4, group=16, lr=1e-2)
     adapter = LoRA(rank=4).fresh(tiny_base, seed=0)
     rounds = grpo.train(Engine(tiny_base), adapter, SaysE(), settings, seed=0).rounds
-    first, last = (sum(r.reward for r in rounds[part]) / 3 for part in (slice(3), slice(-3, None)))
+    first, last = (sum(r.reward or 0 for r in rounds[part]) / 3 for part in (slice(3), slice(-3, None)))
     assert first < 0.6 and last > first + 0.3
+
+
+def test_a_reward_that_is_no_number_is_refused(tiny_base: Base) -> None:
+    class Odd(Lengths):
+        def reward(self, item: Item, text: str) -> float:
+            return math.nan
+
+    with pytest.raises(BadInput, match="finite"):
+        grpo.train(Engine(tiny_base), adapter_of(tiny_base), Odd(), SMALL, seed=0)
+
+
+def test_a_few_numbers_for_the_whole_model_learn_from_rewards_too(tiny_base: Base) -> None:
+    given = KINDS["tiny_lora"](rank=2, parameters=7).fresh(tiny_base, seed=0)
+    learnt = grpo.train(Engine(tiny_base), given, Lengths(), SMALL, seed=0).adapter
+    assert sum(t.numel() for t in learnt.tensors.values()) == 7
+    assert all(t.any() for t in learnt.tensors.values())
 
 
 def test_the_model_is_looked_at_before_now_and_then_and_at_the_end(tiny_base: Base) -> None:

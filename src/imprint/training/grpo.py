@@ -3,13 +3,14 @@
 A round: of each question a group of answers is sampled by the model as it is now, each is given a reward, and what
 an answer is better than its group becomes the weight of its tokens (DeepSeekMath, arXiv 2402.03300, section 4.1).
 
-    rollouts -> rewards -> advantages -> credited -> update
+    rollouts -> graded -> advantages -> credited -> update
 
 Each can be called alone. Departures that are offered and said where they stand: those of Dr. GRPO
 (arXiv 2503.20783), which does without the spread and the answers' lengths."""
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -24,14 +25,15 @@ from imprint.base import Base
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, logprobs
 from imprint.engine.passes import forward_backward as shared_pass
-from imprint.errors import BadSetting
+from imprint.errors import BadInput, BadSetting
 from imprint.training import loop as loops
 from imprint.training.loop import Loop
 from imprint.types import Adapter, Prompt, Text, Turn, content_hash
 from imprint.writers.local import LocalWriter
 
-PASS_TOKENS = {"cpu": 2048, "cuda": 32_768, "mps": 2048}
-"""Tokens of rollouts learnt in one pass, by device; a step takes as many passes as it needs."""
+PASS_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 1024}
+"""Tokens of answers and their questions in one pass, by device, as in service.py; a step takes as many as it
+needs."""
 _ALIKE = 1e-8
 """Rewards that differ by less are the same."""
 
@@ -103,9 +105,9 @@ class Round:
     """What a round was like."""
 
     number: int
-    """From 1."""
-    reward: float
-    """Mean of all answers sampled."""
+    """From 1; 0 stands for a look before the first."""
+    reward: float | None
+    """Mean of all answers sampled; None where none were."""
     skipped: int
     """Groups whose answers all had the same reward: they teach nothing."""
     tokens: int
@@ -149,6 +151,18 @@ def rollouts(writer: LocalWriter, items: Sequence[Item], settings: Settings, *, 
     asked = [prompt for prompt in prompts for _ in range(settings.group)]
     texts = writer.draw(asked, seeds=seeds)
     return [texts[i : i + settings.group] for i in range(0, len(texts), settings.group)]
+
+
+def graded(task: Task, items: Sequence[Item], texts: Sequence[Sequence[Text]]) -> list[list[float]]:
+    """The reward of each answer of each group. Raises BadInput for one that is no finite number."""
+    rewards = [[float(task.reward(i, t.text)) for t in group] for i, group in zip(items, texts, strict=True)]
+    for item, group in zip(items, rewards, strict=True):
+        if not all(map(math.isfinite, group)):
+            raise BadInput(
+                f"The grader gave {group} for answers to '{item.turns[-1].text[:60]}'. Every reward must be a "
+                "finite number; give 0 to an answer that cannot be graded."
+            )
+    return rewards
 
 
 def advantages(rewards: Sequence[Sequence[float]], *, spread: bool) -> list[list[float]]:
@@ -328,7 +342,7 @@ def train(
             loop.resume(checkpoint)
         rounds = [Round(**told) for told in loop.notes.get("rounds", ())]
         if not rounds and check is not None:
-            rounds.append(Round(0, 0.0, 0, 0, 0.0, None, 0.0, _looked(engine, seat, check)))
+            rounds.append(Round(0, None, 0, 0, 0.0, None, 0.0, _looked(engine, seat, check)))
         for number in range(loop.notes.get("round", 0) + 1, settings.rounds + 1):
             due = check if number % check_every == 0 or number == settings.rounds else None
             rounds.append(one_round(loop, task, settings, number, seed=seed, check=due))
@@ -352,7 +366,7 @@ def one_round(
     writer = LocalWriter(engine.base, top_k=None)
     with engine.wearing(loop.seat):
         texts = rollouts(writer, items, settings, seed=_seed(seed, number))
-    rewards = [[task.reward(item, t.text) for t in group] for item, group in zip(items, texts, strict=True)]
+    rewards = graded(task, items, texts)
     better = advantages(rewards, spread=settings.spread)
     answers = credited(engine.base, items, texts, better)
     clipped, kl = 0.0, None
