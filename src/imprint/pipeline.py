@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents, scaling
+from imprint import documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
@@ -21,10 +21,13 @@ from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAd
 from imprint.evaluation import open_book
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.forgetting import general_perplexity
+from imprint.evaluation.examination import Examination
+from imprint.evaluation.forgetting import general_perplexity, general_text
 from imprint.evaluation.proof import Proof
-from imprint.evaluation.questions import read_questions
+from imprint.evaluation.questions import read_questions, read_strangers
+from imprint.evaluation.suites import read_suite
 from imprint.home import home_folder
+from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
 from imprint.recipe import RAW_TEXT, Recipe, from_mapping
 from imprint.recipe import read as read_recipe
@@ -176,6 +179,68 @@ def curve(
     )
     scaling.keep(found, teaching.home, teaching.corpus.hash, engine.base.name, teaching.recipe.as_json())
     return found
+
+
+def draw_map(
+    path: str | Path,
+    *,
+    settings: MapSettings | None = None,
+    base: str | Base | None = None,
+    budget: str | None = None,
+    recipe: Recipe | str | Path | None = None,
+    questions: str | Path | Sequence[Question] | None = None,
+    strangers: str | Path | None = None,
+    suites: Sequence[str | Path] = (),
+    texts: Sequence[str | Path] = (),
+    work: Path | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+) -> LearningMap:
+    """What each kind of adapter learns of documents, forgets, and costs.
+
+    The text is written once, every kind at every size is trained on it for as many tokens, and all are measured
+    alike, beside the untouched base, full context and RAG. Nothing is published.
+
+    `budget`: what writing and one training may take. `strangers`: a file of questions that the documents do not
+    answer. `suites`: folders of items judged by log-likelihood. `texts`: files whose perplexity is taken besides
+    that of a general text that comes along. `work`: the folder of the map; by default one in the home that these
+    settings name. The same call after a kill goes on where it stopped."""
+    settings = settings or MapSettings()
+    lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
+    teaching = _Teaching(lesson, home or home_folder(), watch)
+    strange = read_strangers(Path(strangers)) if strangers is not None else []
+    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
+    general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
+    watch.stage("Opening the base model")
+    engine = Engine(base if isinstance(base, Base) else bases.load(base))
+    asked_besides = content_hash(repr(strange), repr(read), repr(general), str(settings.tokens), str(settings.tune))
+    # Text of a size that was asked for is written whole, unless a budget was said too.
+    limit = None if budget is None and teaching.recipe.text_tokens else teaching.limit
+    run = RunFolder(work) if work else _run_folder(
+        teaching.home, teaching.corpus, teaching.recipe, limit, engine.base, settings.seed, f"map {asked_besides}",
+        teaching.asked,
+    )  # fmt: skip
+    passages = teaching.passages(engine.base)
+    prepared = prepare(run, passages, engine, teaching.recipe, limit, settings.seed, teaching.asked, watch)
+    held, _ = run.read_questions() or ([], "")
+    examination = Examination(
+        questions=teaching.asked if teaching.asked is not None else held,
+        strangers=strange,
+        documents=[d.text for d in teaching.corpus.documents],
+        suites=read,
+        texts=general,
+        seed=settings.seed,
+    )
+    return learning_map.draw(
+        prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
+    )
+
+
+def _general(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
 def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
