@@ -21,6 +21,7 @@ from imprint.adapters.low_rank import LoRA
 from imprint.adapters.prefix import TENSOR, Cartridge, PrefixLayout, turning_of
 from imprint.attention import PackedRows, Prefix
 from imprint.base import Base
+from imprint.devices import Device
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, forward_backward, logprobs
 from imprint.errors import BadSetting, WrongBase
@@ -634,3 +635,27 @@ def test_a_kept_beginning_is_not_another_cartridges(exact_base: Base) -> None:
         (heard,) = run(inference, [request])
         assert heard.ids == plainly(exact_base, adapters.get(key), request)
     assert inference.stats()["prefix_tokens_reused_total"] == 40
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_cartridges_give_what_they_give_on_a_cpu(tiny_base: Base) -> None:
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
+        model = copy.deepcopy(tiny_base.model).to(device, dtype)
+        attention.use(model)
+        base = replace(tiny_base, model=model, device=Device(device, dtype, "a test's device"))
+        engine = Engine(base)
+        seats = company(engine)
+        rows = some_rows([None, *seats])
+        forward_backward(engine, rows)
+        found.append((torch.cat(logprobs(engine, rows)).float().cpu(), torch.cat(gradients(seats)).float().cpu()))
+        adapters = {i: seat.adapter for i, seat in enumerate(seats)}
+        inference = Inference(Engine(base), adapters.__getitem__, step_tokens=40, max_rows=5)
+        heard = run(inference, some_requests([None, *adapters], 12))
+        if dtype == torch.float32:
+            found[-1] = (*found[-1], [h.ids for h in heard])
+    assert found[0][2] == found[1][2]
+    for logprobs_N, grads_P, *_ in found[1:]:
+        torch.testing.assert_close(logprobs_N, found[0][0], atol=0.3, rtol=0.05)
+        assert torch.nn.functional.cosine_similarity(grads_P, found[0][1], dim=0) > 0.97
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-3, rtol=1e-3)

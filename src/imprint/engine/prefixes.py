@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch.nn.functional import pad
 
-from imprint.adapters.prefix import PrefixLayout, turning_of
+from imprint.adapters.prefix import PrefixLayout, attentions, turning_of
 from imprint.attention import Prefix
 from imprint.base import Base
 
@@ -77,6 +77,7 @@ class RowPrefixes:
     def __init__(self, base: Base, at: Callable[[int], Sequence[Seat]], kept: KeptPrefixes) -> None:
         """`at`: what the row of a token wears."""
         self._turning, self._dtype, self._device = turning_of(base), base.model.dtype, base.device.torch
+        self.config = base.model.get_submodule(attentions(base)[0]).config
         self._at, self._kept = at, kept
         self._plans: dict[tuple[int, ...], _Plan | None] = {}
 
