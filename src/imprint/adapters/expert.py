@@ -64,7 +64,7 @@ class Expert:
         found from the material's rows (without rows its documents); without material it is always on."""
         draw = torch.Generator().manual_seed(seed)
         layout = self._layout(base)
-        told = some_rows(material.rows or material.documents, _READ_TOKENS, draw)
+        told = some_rows(material.rows if len(material.rows) else material.documents, _READ_TOKENS, draw)
         routers = _routers(base, layout.names, told) if self.routed and told else {}
         tensors: dict[str, torch.Tensor] = {}
         for name in layout.names:

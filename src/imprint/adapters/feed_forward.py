@@ -133,16 +133,15 @@ def general_rows(base: Base) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def some_rows(rows: Sequence[Sequence[int]], tokens: int, draw: torch.Generator) -> list[list[int]]:
-    """Rows drawn until they have so many tokens; all, in their order, where there are fewer."""
-    if sum(min(len(row), _LONGEST) for row in rows) <= tokens:
-        return [list(row[:_LONGEST]) for row in rows if row]
+    """Rows drawn until they have so many tokens; no more of them are read."""
     chosen: list[list[int]] = []
-    left = tokens
     for i in torch.randperm(len(rows), generator=draw).tolist():
-        row = list(rows[i][: min(_LONGEST, left)])
+        if tokens <= 0:
+            break
+        row = list(rows[i][: min(_LONGEST, tokens)])
         if row:
             chosen.append(row)
-            left -= len(row)
+            tokens -= len(row)
     return chosen
 
 

@@ -79,7 +79,7 @@ class Memory:
         layout = self._layout(base)
         prose, asked = general_rows(base)
         general = [*prose, *asked]
-        told = some_rows(material.rows or material.documents, _READ_TOKENS, draw)
+        told = some_rows(material.rows if len(material.rows) else material.documents, _READ_TOKENS, draw)
         read: dict[str, list[torch.Tensor]] = {name: [] for name in layout.names}
         lengths: list[int] = []
         for some, inputs in mlp_inputs(base, layout.names, [*general, *told]):
