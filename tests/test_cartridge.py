@@ -21,6 +21,7 @@ from imprint.adapters.low_rank import LoRA
 from imprint.adapters.prefix import TENSOR, Cartridge, PrefixLayout, turning_of
 from imprint.attention import PackedRows, Prefix
 from imprint.base import Base
+from imprint.devices import Device
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, forward_backward, logprobs
 from imprint.errors import BadSetting, WrongBase
@@ -116,7 +117,11 @@ def test_rows_of_a_padded_batch_get_what_they_get_after_the_text(
 ) -> None:
     rows = [ids_of(n, 10 + n) for n in (9, 6, 4)]
     tokens_BT, seen_BT = LocalWriter(exact_base)._padded(rows)
-    worn = Worn(exact_base, {9 * b: i for b, i in enumerate(wearers) if i is not None}, [of_text(exact_base, t) for t in TEXTS])
+    worn = Worn(
+        exact_base,
+        {9 * b: i for b, i in enumerate(wearers) if i is not None},
+        [of_text(exact_base, t) for t in TEXTS],
+    )
     for flat in worn.flats:
         flat.requires_grad_(training)
     places_BT = (seen_BT.cumsum(1) - 1).clamp(min=0)
@@ -171,9 +176,9 @@ def test_gradients_of_packed_prefixes_are_those_of_each_row_alone(exact_base: Ba
             if worn.wearers:
                 logits.log_softmax(-1)[..., 7].sum().backward()
         found.append([flat.grad for flat in worn.flats])
-    for together, alone in zip(*found, strict=True):
-        assert alone.any()
-        torch.testing.assert_close(together, alone, atol=1e-11, rtol=1e-9)
+    for together, apart in zip(*found, strict=True):
+        assert apart.any()
+        torch.testing.assert_close(together, apart, atol=1e-11, rtol=1e-9)
 
 
 def test_a_local_writer_writes_with_a_prefix_what_it_writes_after_its_text(tiny_base: Base) -> None:
@@ -188,7 +193,10 @@ def test_a_local_writer_writes_with_a_prefix_what_it_writes_after_its_text(tiny_
     for prompt, found in zip(prompts, written, strict=True):
         ids = tiny_base.prompt_ids(prompt.turns)
         begun = len(ids)
-        while len(ids) < begun + 9 and (token := int(after(tiny_base, text, ids)[-1].argmax())) not in tiny_base.stop_ids:
+        while (
+            len(ids) < begun + 9
+            and (token := int(after(tiny_base, text, ids)[-1].argmax())) not in tiny_base.stop_ids
+        ):
             ids.append(token)
         assert found.text == tiny_base.tokenizer.decode(ids[begun:], skip_special_tokens=True).strip()
 
@@ -328,7 +336,9 @@ def test_what_is_written_for_peft_tells_layers_and_heads(tiny_base: Base, tmp_pa
 def test_a_prefix_that_peft_tuned_is_served(tiny_base: Base, tmp_path: Path, projected: bool) -> None:
     reference = copy.deepcopy(tiny_base.model)
     reference.set_attn_implementation("sdpa")
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=projected, encoder_hidden_size=9)
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=projected, encoder_hidden_size=9
+    )
     peft = get_peft_model(reference, config).eval()
     peft.save_pretrained(tmp_path)
     tokens_BT = torch.tensor([ids_of(11, 1), ids_of(11, 2)])
@@ -423,7 +433,10 @@ SPECS = (LoRA(rank=4, alpha=12), Cartridge(tokens=6), Cartridge(tokens=3, frozen
 
 
 def company(engine: Engine, *, trainable: bool = True) -> list[Seat]:
-    made = [strong_lora(engine.base, s, i) if isinstance(s, LoRA) else strong(engine.base, s, i) for i, s in enumerate(SPECS)]
+    made = [
+        strong_lora(engine.base, s, i) if isinstance(s, LoRA) else strong(engine.base, s, i)
+        for i, s in enumerate(SPECS)
+    ]
     return [engine.load(adapter, trainable=trainable) for adapter in made]
 
 
@@ -471,7 +484,9 @@ def test_cartridges_worn_at_once_stand_one_after_another(exact_base: Base) -> No
     whole = of_text(exact_base, text)
     # The second half was read after the first, and stands in its own file at the places of a beginning.
     first, second = whole.tensors[TENSOR][:4], whole.tensors[TENSOR][4:]
-    layout = Cartridge.layout_of(exact_base, replace(whole, spec={**whole.spec, "tokens": 3}, tensors={TENSOR: second}))
+    layout = Cartridge.layout_of(
+        exact_base, replace(whole, spec={**whole.spec, "tokens": 3}, tensors={TENSOR: second})
+    )
     flat = torch.empty(layout.size, dtype=torch.float64)
     layout.write({TENSOR: second}, flat)
     keys = layout.whole(flat[None])[0, :, 0]
@@ -494,7 +509,10 @@ def test_a_row_wears_a_cartridge_and_a_lora_at_once(exact_base: Base) -> None:
     ids = ids_of(8, 5)
     with torch.no_grad():
         with engine.routed([(None, 3), ((lora, fresh), 8), (cartridge, 2)]):
-            tokens_1N, places_1N = torch.tensor([[1, 2, 3, *ids, 4, 5]]), torch.tensor([[*range(3), *range(8), 0, 1]])
+            tokens_1N, places_1N = (
+                torch.tensor([[1, 2, 3, *ids, 4, 5]]),
+                torch.tensor([[*range(3), *range(8), 0, 1]]),
+            )
             with attention.laid_out(PackedRows([3, 8, 2], torch.device("cpu"), torch.float64)):
                 found = exact_base.model(tokens_1N, position_ids=places_1N, use_cache=False).logits[0, 3:11]
         bare = exact_base.model.model(torch.tensor([text]), use_cache=True)
@@ -527,7 +545,9 @@ def test_bare_rows_inside_of_a_wearing_see_no_prefix(exact_base: Base) -> None:
 @pytest.mark.parametrize("length", [6, 60])
 def test_gradients_of_a_cartridge_in_bfloat16_are_near_those_in_float32(tiny_base: Base, length: int) -> None:
     brief = replace(
-        tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16(), device=replace(tiny_base.device, dtype=torch.bfloat16)
+        tiny_base,
+        model=copy.deepcopy(tiny_base.model).bfloat16(),
+        device=replace(tiny_base.device, dtype=torch.bfloat16),
     )
     adapter, found = of_text(tiny_base, ids_of(6, 1)), []
     for base in (tiny_base, brief):
@@ -589,10 +609,16 @@ def test_an_interrupted_cartridge_goes_on_where_it_was(exact_base: Base, tmp_pat
 @pytest.mark.parametrize("step_tokens", [4, 40, 1000])
 def test_what_cartridges_write_in_company_is_what_they_write_alone(exact_base: Base, step_tokens: int) -> None:
     adapters: dict[Any, Adapter] = {
-        i: strong_lora(exact_base, s, i) if isinstance(s, LoRA) else strong(exact_base, s, i) for i, s in enumerate(SPECS)
+        i: strong_lora(exact_base, s, i) if isinstance(s, LoRA) else strong(exact_base, s, i)
+        for i, s in enumerate(SPECS)
     }
     inference = Inference(
-        Engine(exact_base), adapters.__getitem__, step_tokens=step_tokens, max_rows=5, max_adapters=3, prefix_tokens=500
+        Engine(exact_base),
+        adapters.__getitem__,
+        step_tokens=step_tokens,
+        max_rows=5,
+        max_adapters=3,
+        prefix_tokens=500,
     )
     requests = some_requests([None, *adapters], 17)
     requests += [replace(r, ids=r.ids[:40] + (7, 8)) for r in requests if len(r.ids) > 40]  # some begin alike
@@ -609,3 +635,27 @@ def test_a_kept_beginning_is_not_another_cartridges(exact_base: Base) -> None:
         (heard,) = run(inference, [request])
         assert heard.ids == plainly(exact_base, adapters.get(key), request)
     assert inference.stats()["prefix_tokens_reused_total"] == 40
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_cartridges_give_what_they_give_on_a_cpu(tiny_base: Base) -> None:
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
+        model = copy.deepcopy(tiny_base.model).to(device, dtype)
+        attention.use(model)
+        base = replace(tiny_base, model=model, device=Device(device, dtype, "a test's device"))
+        engine = Engine(base)
+        seats = company(engine)
+        rows = some_rows([None, *seats])
+        forward_backward(engine, rows)
+        found.append((torch.cat(logprobs(engine, rows)).float().cpu(), torch.cat(gradients(seats)).float().cpu()))
+        adapters = {i: seat.adapter for i, seat in enumerate(seats)}
+        inference = Inference(Engine(base), adapters.__getitem__, step_tokens=40, max_rows=5)
+        heard = run(inference, some_requests([None, *adapters], 12))
+        if dtype == torch.float32:
+            found[-1] = (*found[-1], [h.ids for h in heard])
+    assert found[0][2] == found[1][2]
+    for logprobs_N, grads_P, *_ in found[1:]:
+        torch.testing.assert_close(logprobs_N, found[0][0], atol=0.3, rtol=0.05)
+        assert torch.nn.functional.cosine_similarity(grads_P, found[0][1], dim=0) > 0.97
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-3, rtol=1e-3)

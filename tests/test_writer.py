@@ -12,7 +12,7 @@ from imprint import attention
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.engine import Engine
-from imprint.errors import BadInput
+from imprint.errors import BadInput, BadSetting
 from imprint.training.batches import Row
 from imprint.training.loop import Loop, Settings
 from imprint.types import Prompt, Text, Turn
@@ -221,3 +221,30 @@ def test_groups_folded_into_queries_attend_as_groups_do() -> None:
     mask = torch.zeros(2, 1, 3, 5).masked_fill(torch.rand(2, 1, 3, 5) < 0.3, -1e4)
     folded = attention._folded(query, key, value, mask, 0.3)
     torch.testing.assert_close(folded, attention._plain(query, key, value, mask, 0.3))
+
+
+# --- tokens and draws -------------------------------------------------------------------------
+
+
+def test_the_tokens_told_are_those_written_with_the_one_that_ended_the_text(tiny_base: Base) -> None:
+    prompts = asked(temperature=1.0)
+    for prompt, text in zip(prompts, LocalWriter(tiny_base, top_k=None).write(prompts, seed=3), strict=True):
+        assert text.ids is not None and text.logprobs is not None and len(text.ids) == len(text.logprobs)
+        assert tiny_base.tokenizer.decode(text.ids, skip_special_tokens=True).strip() == text.text
+        assert text.ids[-1] in tiny_base.stop_ids or len(text.ids) == prompt.max_tokens
+
+
+def test_what_is_remembered_has_its_tokens(tiny_base: Base, tmp_path: Path) -> None:
+    writer = CachedWriter(LocalWriter(tiny_base), tmp_path / "texts.jsonl")
+    assert writer.write(asked(), seed=0) == writer.write(asked(), seed=0) == LocalWriter(tiny_base).write(asked(), seed=0)
+
+
+def test_each_seed_draws_what_it_draws_alone(tiny_base: Base) -> None:
+    prompt = Prompt.ask(QUESTIONS[0], max_tokens=8, temperature=1.0)
+    together = LocalWriter(tiny_base).draw([prompt] * 3, seeds=range(3))
+    assert [t.ids for t in together] == [LocalWriter(tiny_base).write([prompt], seed=s)[0].ids for s in range(3)]
+
+
+def test_a_vocabulary_of_nothing_is_refused(tiny_base: Base) -> None:
+    with pytest.raises(BadSetting, match="top_k"):
+        LocalWriter(tiny_base, top_k=0)

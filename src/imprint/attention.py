@@ -6,8 +6,8 @@ backward and for rows of one query: there plain batched products are faster (doc
 While a layout is in force in a thread, the model reads one long row of tokens, and the layout says which
 of them attend to which: packed rows of training without padding, or requests with their own caches.
 
-While prefixes are in force in a thread, rows see, besides what they see anyway, keys and values of their own that no
-token of theirs made: a cartridge. Both parts share one softmax.
+While prefixes are in force in a thread, rows see, besides what they see anyway, keys and values that no token of
+theirs made: a cartridge. Both share one softmax.
 
 Shape key: B rows, H query heads, K key heads, G = H / K heads a group, T queries, S keys, P keys of a prefix,
 D head width, N tokens of a pass."""
@@ -344,7 +344,7 @@ class _Group:
 
 class SharedBeginnings:
     """Families of rows that begin alike: each beginning stands there once, and its family's tails after it attend
-    to it and to themselves, causally. Forward only."""
+    to it and to themselves, causally. Forward only, and for the bare base, which sees no prefixes."""
 
     def __init__(
         self, families: Sequence[tuple[int, Sequence[int]]], device: torch.device, dtype: torch.dtype

@@ -206,6 +206,8 @@ class Text:
     """Natural-log probability of each token written, where the writer can tell."""
     top: tuple[tuple[tuple[str, float], ...], ...] | None = None
     """At each token the likeliest ones with their log-probabilities, likeliest first, where asked for and told."""
+    ids: tuple[int, ...] | None = None
+    """The tokens written, with the one that ended the text where one did; None where the writer cannot tell."""
 
 
 # --- contracts --------------------------------------------------------------------------------

@@ -230,17 +230,24 @@ def turning_of(base: Base) -> Turning:
         turning = Turning(speed_F) if isinstance(speed_F, torch.Tensor) and fixed else None
         if turning is None or not _moves(base, turning):
             raise BadSetting(
-                f"{base.name} does not tell places by rotary embeddings that stay the same for every length, so a "
-                "cartridge cannot stand before its rows. Choose another kind of adapter, such as 'lora'."
+                f"{base.name} does not tell places by rotary embeddings that are the same in every layer and for "
+                "every length, so a cartridge cannot stand before its rows. Choose another kind, such as 'lora'."
             )
         _turnings[base.model] = turning
     return _turnings[base.model]
 
 
 def _moves(base: Base, turning: Turning) -> bool:
-    """Whether the model itself gives what turning gives, seen on one token at two places."""
+    """Whether the model itself gives what turning gives, seen on one token at two places; and whether all of its
+    layers hold keys and values of one shape."""
+    names, heads, width = _shape(base)
     token = int(base.tokenizer.eos_token_id or 0)
-    keys_2K1D, values_2K1D = _read(base, [[token], [token]], [[0], [_MOVED_BY]])[0]
+    held = _read(base, [[token], [token]], [[0], [_MOVED_BY]])
+    if not {*names} <= {name for name, _ in base.model.named_modules()} or len(held) != len(names):
+        return False
+    if any(x is None or x.shape != (2, heads, 1, width) for pair in held for x in pair):
+        return False
+    keys_2K1D, values_2K1D = held[0]
     exact = torch.promote_types(torch.float32, keys_2K1D.dtype)
     moved_K1D = turning.moved(keys_2K1D[0].to(exact), _MOVED_BY)
     slack = 0.05 if keys_2K1D.dtype.itemsize < 4 else 1e-4
@@ -254,14 +261,15 @@ def _moves(base: Base, turning: Turning) -> bool:
 @torch.no_grad()
 def _read(
     base: Base, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]] | None = None
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each layer's keys and values (B K T D) of rows of one length, as the bare base holds them."""
+) -> list[tuple[Any, Any]]:
+    """Each layer's keys and values (B K T D) of rows of one length, as the bare base holds them; None in a layer
+    that holds none."""
     inputs = {"input_ids": torch.tensor([list(ids) for ids in rows], device=base.device.torch)}
     if places is not None:
         inputs["position_ids"] = torch.tensor(places, device=base.device.torch)
     found = base.model.model(**inputs, use_cache=True)
     cache: Any = found["cache"] if "cache" in found else found["past_key_values"]  # by that name since 5.24
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
 
 
 def _shape(base: Base) -> tuple[tuple[str, ...], int, int]:
@@ -269,8 +277,12 @@ def _shape(base: Base) -> tuple[tuple[str, ...], int, int]:
     config = base.model.config
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    names = tuple(f"model.layers.{i}.self_attn" for i in range(int(config.num_hidden_layers)))
-    return names, heads, width
+    return attentions(base), heads, width
+
+
+def attentions(base: Base) -> tuple[str, ...]:
+    """Names of the modules that attend, block after block."""
+    return tuple(f"model.layers.{i}.self_attn" for i in range(int(base.model.config.num_hidden_layers)))
 
 
 def _general_ids(base: Base) -> list[int]:

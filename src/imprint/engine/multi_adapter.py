@@ -338,7 +338,7 @@ class Engine:
         prefixes = RowPrefixes(self.base, routing.at, self._kept) if routing and cartridges(seats) else None
         before, _now.routing = _now.routing, routing
         try:
-            with attention.prefixed(prefixes, self.base.model.config):
+            with attention.prefixed(prefixes, None if prefixes is None else prefixes.config):
                 yield
         finally:
             _now.routing = before

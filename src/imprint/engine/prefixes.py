@@ -7,22 +7,22 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn.functional import pad
 
-from imprint.adapters.prefix import PrefixLayout, turning_of
+from imprint.adapters.prefix import PrefixLayout, attentions, turning_of
 from imprint.attention import Prefix
 from imprint.base import Base
 
 if TYPE_CHECKING:
-    from imprint.engine.multi_adapter import Seat
+    from imprint.engine.multi_adapter import PlugRack, Seat
 
 _KEPT_BYTES = 512 << 20
-"""Prefixes as attention takes them, for steps that are mostly alike: 16 rows of 256 tokens take 190 MB on the bundled
-base."""
+"""Prefixes as attention takes them, for steps that are mostly alike: on the bundled base 16 rows of 256 tokens take
+190 MB."""
 
 Worn = tuple["Seat", ...]
 """Cartridges of one row, the farthest first."""
@@ -68,7 +68,7 @@ class _Plan:
     different: list[Worn]
     index_B: torch.Tensor
     mask_B11P: torch.Tensor | None
-    width: int = field(default=0)
+    width: int
 
 
 class RowPrefixes:
@@ -77,6 +77,7 @@ class RowPrefixes:
     def __init__(self, base: Base, at: Callable[[int], Sequence[Seat]], kept: KeptPrefixes) -> None:
         """`at`: what the row of a token wears."""
         self._turning, self._dtype, self._device = turning_of(base), base.model.dtype, base.device.torch
+        self.config = base.model.get_submodule(attentions(base)[0]).config
         self._at, self._kept = at, kept
         self._plans: dict[tuple[int, ...], _Plan | None] = {}
 
@@ -97,7 +98,7 @@ class RowPrefixes:
             return None
         if len(different) == 1:
             rows = (different[0],)
-        length = {worn: sum(seat.rack.layout.tokens for seat in worn) for worn in different}
+        length = {worn: sum(_layout(seat).tokens for seat in worn) for worn in different}
         width = max(length.values())
         with torch.inference_mode(False):
             index_B = torch.tensor([different.index(worn) for worn in rows], device=self._device)
@@ -117,7 +118,7 @@ class RowPrefixes:
 
     def _pair(self, layer: int, worn: Worn, plan: _Plan) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of cartridges that stand one after another, up to place -1; padded behind: K P D each."""
-        place = -sum(seat.rack.layout.tokens for seat in worn)
+        place = -sum(_layout(seat).tokens for seat in worn)
         keys, values = [], []
         for seat in worn:
             key_KPD, value_KPD = _held(seat, layer)
@@ -125,25 +126,35 @@ class RowPrefixes:
             values.append(value_KPD.to(self._dtype))
             place += key_KPD.shape[1]
         if not worn:
-            layout = next(seat.rack.layout for worn in plan.different for seat in worn)
+            layout = next(_layout(seat) for worn in plan.different for seat in worn)
             nothing = torch.zeros(layout.heads, plan.width, layout.width, dtype=self._dtype, device=self._device)
             return nothing, nothing
-        pair = (x[0] if len(x) == 1 else torch.cat(x, 1) for x in (keys, values))
-        key, value = (x if x.shape[1] == plan.width else pad(x, (0, 0, 0, plan.width - x.shape[1])) for x in pair)
-        return key, value
+        return _padded(keys, plan.width), _padded(values, plan.width)
+
+
+def cartridges(seats: Sequence[Seat]) -> Worn:
+    """Those of the seats whose adapters stand before the rows."""
+    return tuple(seat for seat in seats if seat.rack.layout.place == "attention")
+
+
+def _layout(seat: Seat) -> PrefixLayout:
+    return cast(PrefixLayout, seat.rack.layout)
 
 
 def _held(seat: Seat, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's keys and values as the adapter holds them: K P D each; with the way back for gradients."""
-    layout: PrefixLayout = seat.rack.layout
-    pair_2KPD = seat.rack.parts(layout.names[layer], (seat.slot,))[0][0]
+    layout, rack = _layout(seat), cast("PlugRack", seat.rack)
+    pair_2KPD = rack.parts(layout.names[layer], (seat.slot,))[0][0]
     if pair_2KPD.requires_grad:
         pair_2KPD = layout.sealed(pair_2KPD)
     return pair_2KPD[0], pair_2KPD[1]
 
 
-def cartridges(seats: Sequence[Seat]) -> Worn:
-    return tuple(seat for seat in seats if seat.rack.layout.place == "attention")
+def _padded(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
+    """One after another, then zeros: K P D."""
+    whole_KPD = parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
+    missing = width - whole_KPD.shape[1]
+    return pad(whole_KPD, (0, 0, 0, missing)) if missing else whole_KPD
 
 
 def _size_bytes(prefix: Prefix) -> int:

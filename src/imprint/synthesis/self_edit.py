@@ -39,16 +39,20 @@ class SelfEdit:
 
     def examples(self, passages: Sequence[Passage], writer: Writer, *, seed: int) -> Iterator[Example]:
         """One round: a list a passage, and its short lines."""
-        variant = f"{self.name}/implications"
         for group in groups([p for p in passages if p.text.strip()]):
-            prompts = [self._prompt(p, seed) for p in group]
+            prompts = [self.prompt(p, seed=seed) for p in group]
             for passage, prompt, text in zip(group, prompts, writer.write(prompts, seed=seed), strict=True):
-                kept = implications(prompt, text.text)
-                if len(kept) > 1:
-                    yield reading([passage], "\n".join(kept), variant, writer.name)
-                for line in kept:
-                    if len(line.split()) <= self.short or len(kept) == 1:
-                        yield reading([passage], line, variant, writer.name)
+                yield from self.told(passage, prompt, text.text, by=writer.name)
+
+    def told(self, passage: Passage, prompt: Prompt, written: str, *, by: str) -> Iterator[Example]:
+        """What is taught of a written list."""
+        variant = f"{self.name}/implications"
+        kept = implications(prompt, written)
+        if len(kept) > 1:
+            yield reading([passage], "\n".join(kept), variant, by)
+        for line in kept:
+            if len(line.split()) <= self.short or len(kept) == 1:
+                yield reading([passage], line, variant, by)
 
     def effort(self, passage: Passage) -> Effort:
         written = self.implications * _LINE_CHARACTERS
@@ -57,7 +61,8 @@ class SelfEdit:
         # The list and its lines alone tell the same twice; nearly all lines are short.
         return Effort(1, read, written, round(_KEPT * (2 * written + titles)))
 
-    def _prompt(self, passage: Passage, seed: int) -> Prompt:
+    def prompt(self, passage: Passage, *, seed: int) -> Prompt:
+        """What asks for the implications of a passage; the seed chooses the side to look from."""
         angle = dealt(prompt_lines("self_edit.angles.txt"), 1, key=passage.id, seed=seed)[0]
         asked = filled("self_edit.list.txt", passage=shown(passage), count=str(self.implications), angle=angle)
         return Prompt.ask(

@@ -62,6 +62,8 @@ class Loop:
         self.engine, self.seat, self.settings, self.data = engine, seat, settings, data
         self.last_loss = float("nan")
         self.step_number = 0
+        self.notes: dict[str, Any] = {}
+        """What whoever drives the loop must know to go on: JSON values, kept with the checkpoint."""
         self._gathered = 0.0
         self._stepping = False
         self._flat_P = nn.Parameter(seat.values_P)
@@ -130,7 +132,7 @@ class Loop:
             if key in state:
                 tensors |= _named(key, self.seat, state[key])
         save_file(tensors, making / "state.safetensors")
-        state_json = self._identity() | {"step": self.step_number, "last_loss": self.last_loss}
+        state_json = self._identity() | {"step": self.step_number, "last_loss": self.last_loss, "notes": self.notes}
         (making / "state.json").write_text(json.dumps(state_json))
         for file in making.iterdir():
             _sync(file)
@@ -155,6 +157,7 @@ class Loop:
             )
         tensors = load_file(folder / "state.safetensors")
         self.step_number, self.last_loss = int(state["step"]), float(state["last_loss"])
+        self.notes = dict(state.get("notes", {}))
         with torch.no_grad():
             _fill(self.seat, self.seat.values_P, tensors, "parameter")
             self.seat.refresh()

@@ -43,7 +43,7 @@ class CachedWriter:
 
     writer: Writer
     file: Path
-    """JSON lines: {keys: [...], texts: [...]}, and where the writer told them logprobs and top, each in the
+    """JSON lines: {keys: [...], texts: [...]}, and where the writer told them logprobs, top and ids, each in the
     order of the keys; a line cut short by a kill is passed over."""
     group: int = 256
     """Prompts a line."""
@@ -108,6 +108,8 @@ class CachedWriter:
             record["logprobs"] = [t.logprobs for t in texts]
         if any(t.top is not None for t in texts):
             record["top"] = [t.top for t in texts]
+        if any(t.ids is not None for t in texts):
+            record["ids"] = [t.ids for t in texts]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         torn = self.file.exists() and not _ends_a_line(self.file)
         line = json.dumps(record).encode() + b"\n"
@@ -138,10 +140,12 @@ class CachedWriter:
 def _text(record: Mapping[str, Any], i: int) -> Text:
     logprobs = record.get("logprobs", {i: None})[i]
     top = record.get("top", {i: None})[i]
+    ids = record.get("ids", {i: None})[i]
     return Text(
         record["texts"][i],
         None if logprobs is None else tuple(logprobs),
         None if top is None else tuple(tuple((token, value) for token, value in place) for place in top),
+        None if ids is None else tuple(ids),
     )
 
 

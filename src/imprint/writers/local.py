@@ -15,7 +15,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from imprint.base import Base
-from imprint.errors import BadInput
+from imprint.errors import BadInput, BadSetting
 from imprint.types import Prompt, Text
 
 Progress = Callable[[int, int, float], None]
@@ -41,7 +41,9 @@ class LocalWriter:
     """Keys and values held at once, in tokens: rows times their length; None: what suits the base's device."""
     batch_rows: int | None = None
     """Prompts at once; None: what suits the base's device."""
-    top_k: int = 40
+    top_k: int | None = 40
+    """From so many of the likeliest tokens a sampled one is drawn; None: from the whole vocabulary, as
+    reinforcement learning asks for."""
     progress: Progress | None = None
     _shared: tuple[tuple[int, ...], Any] = field(default=((), None), repr=False)
     _pieces: dict[int, str] = field(default_factory=dict, repr=False)
@@ -51,9 +53,15 @@ class LocalWriter:
         self.name = self.name or f"{self.base.name}:{self.base.revision}"
         rows, tokens = _BATCH[self.base.device.torch.type]
         self._most_rows, self._most_tokens = self.batch_rows or rows, self.batch_tokens or tokens
+        if self.top_k is not None and self.top_k < 1:
+            raise BadSetting(f"top_k is 1 or more, or None for the whole vocabulary; got {self.top_k}.")
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """One text per prompt. Raises BadInput for a prompt longer than the model's window."""
+        return self.draw(prompts, seeds=[seed] * len(prompts))
+
+    def draw(self, prompts: Sequence[Prompt], *, seeds: Sequence[int]) -> list[Text]:
+        """The same with a seed for each prompt: one prompt asked with several seeds gets several texts."""
         ids = [self.base.prompt_ids(p.turns, p.begun) for p in prompts]
         for prompt, row in zip(prompts, ids, strict=True):
             if len(row) + prompt.max_tokens > self.base.window_tokens:
@@ -67,7 +75,7 @@ class LocalWriter:
         began, written = time.monotonic(), 0
         for batch in self._batches(prompts, ids, begun):
             asked, beginnings = [prompts[i] for i in batch], [begun[i] for i in batch]
-            rows = self._decode(asked, [ids[i] for i in batch], beginnings, seed)
+            rows = self._decode(asked, [ids[i] for i in batch], beginnings, [seeds[i] for i in batch])
             for i, (text, n_tokens) in zip(batch, rows, strict=True):
                 texts[i] = text
                 written += n_tokens
@@ -140,9 +148,12 @@ class LocalWriter:
 
     @torch.inference_mode()
     def _decode(
-        self, prompts: list[Prompt], ids: list[list[int]], begun: list[tuple[int, ...]], seed: int
+        self, prompts: list[Prompt], ids: list[list[int]], begun: list[tuple[int, ...]], seeds: list[int]
     ) -> list[tuple[Text, int]]:
-        rows = [_Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None) for prompt in prompts]
+        rows = [
+            _Row(prompt, _generator(prompt, seed) if prompt.temperature > 0 else None)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
         cache, read_BT = self._read(begun)
         tokens_BT, new_BT = self._padded([row[len(b) :] for row, b in zip(ids, begun, strict=True)])
         mask_BT = torch.cat([read_BT, new_BT], 1)
@@ -193,14 +204,13 @@ class LocalWriter:
 
     def _draw(self, logits_BV: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
         """A token for each row, by its own random number, from its likeliest ones: all rows at once."""
-        top = logits_BV.topk(min(self.top_k, logits_BV.shape[1]))
         device = logits_BV.device
         temperature_B1 = torch.tensor([row.prompt.temperature for row in rows], device=device)[:, None]
-        reached_BK = (top.values / temperature_B1).softmax(-1).cumsum(-1)
         drawn_B1 = torch.stack([torch.rand(1, generator=row.generator) for row in rows]).to(device)
-        # Rounding may leave the last sum below 1.
-        at_B1 = torch.searchsorted(reached_BK, drawn_B1, right=True).clamp(max=reached_BK.shape[1] - 1)
-        return top.indices.gather(1, at_B1)[:, 0]
+        if self.top_k is None:
+            return _drawn(logits_BV / temperature_B1, drawn_B1)[:, 0]
+        top = logits_BV.topk(min(self.top_k, logits_BV.shape[1]))
+        return top.indices.gather(1, _drawn(top.values / temperature_B1, drawn_B1))[:, 0]
 
     def _likeliest(self, logprobs_V: torch.Tensor, count: int) -> tuple[tuple[str, float], ...]:
         best = logprobs_V.topk(min(count, len(logprobs_V)))
@@ -258,6 +268,13 @@ class LocalWriter:
         return cache
 
 
+def _drawn(logits_BK: torch.Tensor, drawn_B1: torch.Tensor) -> torch.Tensor:
+    """Where among the probabilities, laid one after another, each number between 0 and 1 falls: B 1."""
+    reached_BK = logits_BK.softmax(-1).cumsum(-1)
+    # Rounding may leave the last sum below 1.
+    return torch.searchsorted(reached_BK, drawn_B1, right=True).clamp(max=reached_BK.shape[1] - 1)
+
+
 class _RoomyLayer(DynamicLayer):
     """Keys and values with room to grow, so that a new token does not copy all the old ones."""
 
@@ -301,11 +318,14 @@ class _Row:
     def __init__(self, prompt: Prompt, generator: torch.Generator | None) -> None:
         self.prompt, self.generator = prompt, generator
         self.ids: list[int] = []
+        """Without the token that ended the text."""
+        self.taken: list[int] = []
         self.logprobs: list[float] = []
         self.top: list[tuple[tuple[str, float], ...]] = []
         self.ended = False
 
     def add(self, token: int, logprob: float, base: Base, piece: str) -> None:
+        self.taken.append(token)
         self.logprobs.append(logprob)
         if token in base.stop_ids:
             self.ended = True
@@ -320,7 +340,8 @@ class _Row:
         text = base.tokenizer.decode(self.ids, skip_special_tokens=True)
         for mark in self.prompt.stop:
             text = text.split(mark, 1)[0]
-        return Text(text.strip(), tuple(self.logprobs), tuple(self.top) if self.prompt.top_logprobs else None)
+        top = tuple(self.top) if self.prompt.top_logprobs else None
+        return Text(text.strip(), tuple(self.logprobs), top, tuple(self.taken))
 
 
 def shared_beginnings(ids: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
