@@ -17,6 +17,7 @@ smaller is taken."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -264,15 +265,16 @@ class _Drawing:
             for lr in grids[kind]:
                 if self.rows.read(_tuning(kind, lr)) is None:
                     jobs.append((_tuning(kind, lr), {"kind": kind, "lr": lr}, replace(job, spec=spec, lr=lr)))
-        for name, told, ended in self._trained(jobs, "Trying learning rates"):
-            row = {"row": name, "what": "tuning", "size": "middle", **told, "questions": len(questions)}
-            if not isinstance(ended, Trained):
-                row |= {"error": str(ended)}
-            else:
-                with self.engine.attached(ended.adapter):
-                    values = nats(LocalWriter(self.base), questions)
-                row |= {"nats": sum(values) / len(values), "tokens": ended.tokens, "last_loss": ended.last_loss}
-            self._end(name, row)
+        with contextlib.closing(self._trained(jobs, "Trying learning rates")) as trained:
+            for name, told, ended in trained:
+                row = {"row": name, "what": "tuning", "size": "middle", **told, "questions": len(questions)}
+                if isinstance(ended, Trained):
+                    with self.engine.attached(ended.adapter):
+                        values = nats(LocalWriter(self.base), questions)
+                    row |= {"nats": sum(values) / len(values), "tokens": ended.tokens, "last_loss": ended.last_loss}
+                else:
+                    row |= {"error": str(ended)}
+                self._end(name, row)
 
     def _nats(self, kind: str, lr: float) -> float:
         row = self.rows.read(_tuning(kind, lr)) or {}
@@ -301,25 +303,32 @@ class _Drawing:
             if self.rows.read(name) is None:
                 told = {"kind": kind, "size": size, "lr": lr}
                 jobs.append((name, told, replace(self.job, spec=spec, lr=lr)))
-        for name, told, ended in self._trained(jobs, "Training"):
-            row = {"row": name, "what": "adapter", **told}
-            if not isinstance(ended, Trained):
-                self._end(name, row | {"error": str(ended)})
-                continue
-            self.watch.stage(f"Measuring {name}")
-            began = time.monotonic()
-            seat = self.engine.load(ended.adapter)
-            try:
-                bare = (self.rows.read(UNTOUCHED) or {}).get("unrelated")
-                row |= examine(self.engine, seat, self.examination, self.watch, untouched=bare)
-                row |= size_of(self.engine, ended.adapter)
-            finally:
-                self.engine.unload(seat)
-            row |= {"tokens": ended.tokens, "steps": ended.steps, "last_loss": ended.last_loss}
-            row["seconds"] = {"training": ended.seconds, "measuring": time.monotonic() - began}
-            self._end(name, row)
-            right, n = row["learnt"]["score"], row["learnt"]["n"]
-            self.watch.say(f"{name}: {row['parameters']:,} parameters, {right:.1%} of {n} questions right.")
+        with contextlib.closing(self._trained(jobs, "Training")) as trained:
+            for name, told, ended in trained:
+                row = {"row": name, "what": "adapter", **told}
+                if isinstance(ended, Trained):
+                    row |= self._measured(name, ended)
+                    self.watch.say(
+                        f"{name}: {row['parameters']:,} parameters, {row['learnt']['score']:.1%} of "
+                        f"{row['learnt']['n']} questions right."
+                    )
+                else:
+                    row |= {"error": str(ended)}
+                self._end(name, row)
+
+    def _measured(self, name: str, ended: Trained) -> dict[str, Any]:
+        """What a trained adapter comes to, and what it took."""
+        self.watch.stage(f"Measuring {name}")
+        began = time.monotonic()
+        bare = (self.rows.read(UNTOUCHED) or {}).get("unrelated")
+        seat = self.engine.load(ended.adapter)
+        try:
+            row = examine(self.engine, seat, self.examination, self.watch, untouched=bare)
+        finally:
+            self.engine.unload(seat)
+        row |= size_of(self.engine, ended.adapter)
+        row |= {"tokens": ended.tokens, "steps": ended.steps, "last_loss": ended.last_loss}
+        return row | {"seconds": {"training": ended.seconds, "measuring": time.monotonic() - began}}
 
     def _end(self, name: str, row: Mapping[str, Any]) -> None:
         """Keeps a row; its training need not go on any more."""
