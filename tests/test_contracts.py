@@ -148,6 +148,8 @@ def logits(base: Base) -> torch.Tensor:
 
 def test_a_fresh_adapter_leaves_the_output_as_it_was(tiny_base: Base, spec: AdapterSpec) -> None:
     assert isinstance(spec, AdapterSpec)
+    if spec.kind == "cartridge":  # type: ignore[attr-defined]
+        pytest.skip("a fresh cartridge is its text read: see test_cartridge.py")
     before = logits(tiny_base)
     with Engine(tiny_base).attached(spec.fresh(tiny_base, seed=0)):
         torch.testing.assert_close(logits(tiny_base), before, atol=1e-5, rtol=0)
@@ -157,7 +159,8 @@ def test_a_fresh_adapter_leaves_the_output_as_it_was(tiny_base: Base, spec: Adap
 def test_a_fresh_adapter_follows_from_its_seed(tiny_base: Base, spec: AdapterSpec) -> None:
     one, again, other = (spec.fresh(tiny_base, seed=s).tensors for s in (0, 0, 1))
     assert all(torch.equal(one[k], again[k]) for k in one)
-    drawn = any(t.any() for t in one.values())  # some kinds start from zero, whatever the seed
+    # Some kinds start from zero, and a cartridge from its text, whatever the seed.
+    drawn = any(t.any() for t in one.values()) and spec.kind != "cartridge"  # type: ignore[attr-defined]
     assert not drawn or any(not torch.equal(one[k], other[k]) for k in one)
 
 

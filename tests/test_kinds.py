@@ -1,5 +1,6 @@
 """Every kind of adapter in the engine: alone and mixed, trained and asked; and what PEFT makes of the same files."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_gradients_are_those_of_small_steps(kind: str, exact_base: Base) -> None
             seat.values_P[at] += step
             seat.refresh()
             losses.append(-float(logprobs(engine, [row])[0].sum()))
-        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(float(wanted[at]), rel=1e-3)
+        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(float(wanted[at]), rel=5e-3)
 
 
 def test_a_broken_adapter_breaks_no_neighbour(kind: str, exact_base: Base) -> None:
@@ -161,11 +162,20 @@ def test_every_kind_lowers_its_loss(kind: str, tiny_base: Base) -> None:
 def test_three_sizes_grow(kind: str, tiny_base: Base) -> None:
     sizes = []
     for settings in adapters.KINDS[kind].SIZES:
-        small = {k: min(v, 8) if k == "rank" else v for k, v in settings.items()}
-        small |= {"top_layers": min(v, 2) for k, v in settings.items() if k == "top_layers"}
+        fits = {"rank": 8, "top_layers": 2, "tokens": 8}
+        small = {k: min(v, fits.get(k, v)) for k, v in settings.items()}
         fresh = adapters.KINDS[kind](**small).fresh(tiny_base, seed=0, material=MATERIAL)
         sizes.append(folder.layout_of(tiny_base, fresh).trainable)
     assert sizes == sorted(sizes) and len(sizes) == 3
+
+
+def test_what_was_looked_up_for_answers_serves_training_too(kind: str, exact_base: Base) -> None:
+    engine = Engine(exact_base, slots=4)
+    seats = [engine.load(made(kind, exact_base, seed=i), trainable=True) for i in range(1 if kind == "full" else 3)]
+    worn = rows([seats[0], seats[-1], None, seats[0], seats[-1]])
+    with torch.inference_mode():
+        logprobs(engine, worn)
+    assert all(map(math.isfinite, forward_backward(engine, worn)))
 
 
 def test_one_parameter_is_enough(tiny_base: Base) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 import imprint
 from conftest import make_tiny_base
-from imprint.errors import BadSetting, NothingToTeach
+from imprint import adapters
+from imprint.errors import BadInput, BadSetting, NothingToTeach
 from imprint.evaluation.closed_book import Question
+from imprint.recipe import Recipe
 from imprint.registry import Registry
 
 _TEACH = """
@@ -117,6 +119,36 @@ def test_what_is_taught_is_published_asked_and_proved(cpu: Path, documents: Path
     assert proof.n == 1
     assert set(proof.general_perplexity) == {"before", "after"}
     assert imprint.open("tiny").proof.as_json() == proof.as_json()
+
+
+@pytest.mark.parametrize("kind", adapters.KINDS)
+def test_every_kind_of_adapter_is_taught_published_and_asked(
+    kind: str, cpu: Path, documents: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    small = {"lora_xs": {"rank": 4}, "cartridge": {"tokens": 8}, "full": {"top_layers": 1}}
+    recipe = Recipe(adapter=kind, adapters={kind: small.get(kind, {})})
+    taught = imprint.teach(documents, name="tiny", base=str(base_folder), budget="2k tokens", recipe=recipe)
+    assert taught.version.recipe["adapter"] == kind
+    assert isinstance(imprint.open("tiny").ask("What does the Kestrel weigh?", max_tokens=4), str)
+    exported = taught.registry.export(taught.version, tmp_path / "out")
+    assert str(taught.registry.import_folder(exported, "again", now="2026-01-01")) == "again@1"
+    assert isinstance(imprint.open("again").ask("What does the Kestrel weigh?", max_tokens=4), str)
+
+
+def test_adapters_asked_together_answer_as_the_one_that_the_question_is_about(
+    cpu: Path, documents: Path, base_folder: Path
+) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        imprint.teach(documents, name=name, base=str(base_folder), budget="2k tokens", seed=seed)
+    both = imprint.together(["one", "two"])
+    asked = "What does the Kestrel weigh?"
+    alone = [imprint.open(name).ask(asked, max_tokens=6) for name in ("one", "two")]
+    assert both.ask(asked, max_tokens=6) in alone
+    assert isinstance(both.ask(asked, how="all", max_tokens=6), str)
+    with pytest.raises(BadInput, match="two or more"):
+        imprint.together(["one", "one@1"])
+    with pytest.raises(BadSetting, match="choose"):
+        both.ask(asked, how="sum")
 
 
 def test_the_same_teaching_twice_is_one_version(cpu: Path, documents: Path, base_folder: Path) -> None:

@@ -17,7 +17,7 @@ from imprint.engine import Engine
 from imprint.errors import BadInput, Overloaded
 from imprint.serving.cache import Beginnings
 from imprint.serving.inference import Inference
-from imprint.serving.requests import Piece, Request
+from imprint.serving.requests import Piece, Request, Together
 from imprint.serving.scheduler import Live
 from imprint.serving.speech import Speech, token_bytes
 from imprint.types import Adapter
@@ -87,6 +87,36 @@ def plainly(base: Base, adapter: Adapter | None, request: Request) -> list[int]:
                 break
             ids.append(token)
     return ids[len(request.ids) :]
+
+
+def test_an_answer_may_wear_several_adapters_at_once(
+    exact_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    several = [None, "a0", Together(("a0", "a1")), Together(("a2", "a0", "a3")), Together(("a1", "a0"))]
+    requests = [Request((5, 6, 7, i), adapter=key, max_tokens=8) for i, key in enumerate(several)]
+    engine = Engine(exact_base)
+    seats = {key: engine.load(adapter) for key, adapter in adapters.items()}
+    heard = run(Inference(Engine(exact_base), adapters.__getitem__, max_adapters=4), requests)
+    for request, listener in zip(requests, heard, strict=True):
+        ids = list(request.ids)
+        with torch.no_grad(), engine.wearing([seats[key] for key in request.keys]):
+            for _ in range(8):
+                ids.append(int(exact_base.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+                if ids[-1] in exact_base.stop_ids:
+                    ids.pop()
+                    break
+        assert listener.ids == ids[4:]
+
+
+def test_adapters_asked_together_wait_for_room_for_all_of_them(
+    exact_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    keys = [Together(("a0", "a1")), Together(("a2", "a3")), "a1", Together(("a3", "a0"))]
+    requests = [Request((5, 6, i), adapter=key, max_tokens=4) for i, key in enumerate(keys)]
+    heard = run(Inference(Engine(exact_base), adapters.__getitem__, max_adapters=2), requests)
+    assert all(listener.finish in ("stop", "length") for listener in heard)
+    with pytest.raises(BadInput, match="Ask fewer"):
+        Inference(Engine(exact_base), adapters.__getitem__, max_adapters=1).submit(requests[0], Heard())
 
 
 def some_requests(keys: list[Hashable | None], n: int, seed: int = 0) -> list[Request]:

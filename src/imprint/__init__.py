@@ -21,28 +21,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
-    from imprint.pipeline import Lesson, Taught, curve, estimate, open, teach, teach_many
+    from imprint.learning_map import LearningMap, MapSettings
+    from imprint.pipeline import (
+        Lesson,
+        Taught,
+        Together,
+        curve,
+        draw_map,
+        estimate,
+        open,
+        teach,
+        teach_many,
+        together,
+    )
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
 
 __version__ = "0.1.0"
 __all__ = [
-    "Curve", "Lesson", "Proof", "Question", "Recipe", "Taught",
-    "curve", "estimate", "open", "teach", "teach_many",
+    "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
+    "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
     "Curve": "imprint.scaling",
+    "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
+    "MapSettings": "imprint.learning_map",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
+    "Together": "imprint.pipeline",
     "curve": "imprint.pipeline",
+    "draw_map": "imprint.pipeline",
     "estimate": "imprint.pipeline",
     "open": "imprint.pipeline",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",
+    "together": "imprint.pipeline",
 }
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +73,24 @@ class Base:
             return self._encode(self._harmless(turns[0].text, strip=False) + begun)
         return self._encode(self._render(turns, open_end=True) + begun)
 
-    def training_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
+    def training_ids(self, turns: Sequence[Turn], before: str = "") -> tuple[list[int], list[bool]]:
         """Token ids of a whole conversation, and for each whether it is to be learnt.
 
         The text is cut where learning starts and ends and each piece is tokenized alone, so that an answer
         is made of the same tokens as when the model writes it. A learnt turn's closing token is learnt too,
-        or the model would never stop."""
+        or the model would never stop.
+
+        `before`: a text that is opened in front of the first turn's own. It is not learnt, and what is learnt is
+        made of the same tokens as without it."""
+        opened = self._harmless(before) + "\n\n" if before else ""
         if turns[0].role == "text":
-            text = self._harmless(turns[0].text, strip=False) + self._closing
-            spans = [(0, len(text))] if turns[0].learn else []
+            text = opened + self._harmless(turns[0].text, strip=False) + self._closing
+            spans = [(len(opened), len(text))] if turns[0].learn else []
         else:
+            own = self._harmless(turns[0].text)
+            turns = (replace(turns[0], text=opened + own), *turns[1:])
             text = self._render(turns, open_end=False)
-            spans = self._learnt_spans(text, turns)
+            spans = self._learnt_spans(text, turns, len(own))
         ids: list[int] = []
         learn: list[bool] = []
         cursor = 0
@@ -96,7 +102,8 @@ class Base:
             cursor = end
         return ids, learn
 
-    def _learnt_spans(self, text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    def _learnt_spans(self, text: str, turns: Sequence[Turn], own: int) -> list[tuple[int, int]]:
+        """Where learning starts and ends; of the first turn only its last `own` characters are learnt."""
         spans: list[tuple[int, int]] = []
         cursor = 0
         for i, turn in enumerate(turns):
@@ -106,6 +113,7 @@ class Base:
             start = text.index(said, max(cursor, len(opened) if text.startswith(opened) else 0))
             cursor = start + len(said)
             if turn.learn:
+                start = start if i else cursor - own
                 if text.startswith(self._closing, cursor):
                     cursor += len(self._closing)
                 spans.append((start, cursor))

@@ -53,6 +53,16 @@ def find(name: str | None = None) -> Device:
     return Device("cpu", _dtype(torch.bfloat16 if quick else torch.float32), described)
 
 
+def free_bytes(device: Device) -> int:
+    """Memory that could still be taken there; of a machine that does not tell, half of what it has."""
+    if device.torch.type == "cuda":
+        return int(torch.cuda.mem_get_info(device.torch)[0])
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 def prepare() -> None:
     """Sets this process up for numerical work on a CPU; harmless elsewhere.
 

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents, scaling
+from imprint import documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
-from imprint.engine import Engine
+from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
 from imprint.evaluation import open_book
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.forgetting import general_perplexity
+from imprint.evaluation.examination import Examination
+from imprint.evaluation.forgetting import general_perplexity, general_text
 from imprint.evaluation.proof import Proof
-from imprint.evaluation.questions import read_questions
+from imprint.evaluation.questions import read_questions, read_strangers
+from imprint.evaluation.suites import read_suite
 from imprint.home import home_folder
+from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
 from imprint.recipe import RAW_TEXT, Recipe, from_mapping
 from imprint.recipe import read as read_recipe
@@ -178,6 +181,68 @@ def curve(
     return found
 
 
+def draw_map(
+    path: str | Path,
+    *,
+    settings: MapSettings | None = None,
+    base: str | Base | None = None,
+    budget: str | None = None,
+    recipe: Recipe | str | Path | None = None,
+    questions: str | Path | Sequence[Question] | None = None,
+    strangers: str | Path | None = None,
+    suites: Sequence[str | Path] = (),
+    texts: Sequence[str | Path] = (),
+    work: Path | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+) -> LearningMap:
+    """What each kind of adapter learns of documents, forgets, and costs.
+
+    The text is written once, every kind at every size is trained on it for as many tokens, and all are measured
+    alike, beside the untouched base, full context and RAG. Nothing is published.
+
+    `budget`: what writing and one training may take. `strangers`: a file of questions that the documents do not
+    answer. `suites`: folders of items judged by log-likelihood. `texts`: files whose perplexity is taken besides
+    that of a general text that comes along. `work`: the folder of the map; by default one in the home that these
+    settings name. The same call after a kill goes on where it stopped."""
+    settings = settings or MapSettings()
+    lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
+    teaching = _Teaching(lesson, home or home_folder(), watch)
+    strange = read_strangers(Path(strangers)) if strangers is not None else []
+    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
+    general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
+    watch.stage("Opening the base model")
+    engine = Engine(base if isinstance(base, Base) else bases.load(base))
+    asked_besides = content_hash(repr(strange), repr(read), repr(general), str(settings.tokens), str(settings.tune))
+    # Text of a size that was asked for is written whole, unless a budget was said too.
+    limit = None if budget is None and teaching.recipe.text_tokens else teaching.limit
+    run = RunFolder(work) if work else _run_folder(
+        teaching.home, teaching.corpus, teaching.recipe, limit, engine.base, settings.seed, f"map {asked_besides}",
+        teaching.asked,
+    )  # fmt: skip
+    passages = teaching.passages(engine.base)
+    prepared = prepare(run, passages, engine, teaching.recipe, limit, settings.seed, teaching.asked, watch)
+    held, _ = run.read_questions() or ([], "")
+    examination = Examination(
+        questions=teaching.asked if teaching.asked is not None else held,
+        strangers=strange,
+        documents=[d.text for d in teaching.corpus.documents],
+        suites=read,
+        texts=general,
+        seed=settings.seed,
+    )
+    return learning_map.draw(
+        prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
+    )
+
+
+def _general(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
 def _checked(lessons: Sequence[Lesson]) -> Sequence[Lesson]:
     names = [lesson.name for lesson in lessons]
     if not names:
@@ -294,6 +359,41 @@ def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the 
     return Taught(registry.get(name), registry, where)
 
 
+def together(names: Sequence[str], *, home: Path | None = None) -> Together:
+    """Several adapters that are asked as one. Raises NoSuchAdapter, or BadInput where they are not two or more."""
+    opened = [open(name, home=home) for name in names]
+    if len({str(taught.version) for taught in opened}) < max(2, len(opened)):
+        raise BadInput(f"'{'+'.join(names)}' must join two or more different adapters, as in 'handbook+prices'.")
+    return Together(opened)
+
+
+@dataclass
+class Together:
+    """Adapters of one base, each of its own documents."""
+
+    taught: list[Taught]
+
+    def ask(
+        self, question: str, *, how: str = "choose", max_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """The answer from the weights alone. `how`: 'choose' asks the adapter that the question is about, which is
+        the one to which it has become likelier; 'all' lets their updates add up (docs/log.md has both measured)."""
+        if how not in ("choose", "all"):
+            raise BadSetting(f"Adapters are asked together as 'choose' or 'all'; got '{how}'.")
+        prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
+        model = self.taught[0]._model()
+        engine = Engine(model, slots=len(self.taught))
+        read = [adapter_folder.read(t.registry.folder(t.version)) for t in self.taught]
+        seats = [engine.load(adapter) for adapter in read]
+        worn = seats if how == "all" else [seats[choice.choose(engine, seats, [question])[0]]]
+        with engine.wearing(worn):
+            return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
+
+    @property
+    def name(self) -> str:
+        return "+".join(str(taught.version) for taught in self.taught)
+
+
 @dataclass
 class Taught:
     """A published adapter, ready to be asked."""
@@ -323,6 +423,16 @@ class Taught:
         adapter = adapter_folder.read(self.registry.folder(self.version))
         with Engine(model, slots=1).attached(adapter):
             return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
+
+    def export_for_peft(self, folder: Path) -> Path:
+        """Writes the adapter as PEFT opens it, into a folder that is new or empty, which it returns.
+
+        Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
+        adapter = adapter_folder.read(self.registry.folder(self.version))
+        adapter_folder.write_for_peft(adapter, self._model(), folder)
+        return folder
 
     @property
     def name(self) -> str:
@@ -440,7 +550,7 @@ class Taught:
         """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
         passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        recipe = replace(self._recipe, mix=RAW_TEXT.mix)
+        recipe = replace(self._recipe, mix=RAW_TEXT.mix, objective="sft")
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
         job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])

@@ -47,6 +47,7 @@ FULL_MIX = {
 """Questions and documents about 1:1, for a writer that can be trusted with both."""
 
 WRITERS = ("local", "endpoint", "ray")
+OBJECTIVES = ("sft", "distill")
 _SECTIONS = ("mix", "kinds", "adapters", "writer", "judge")
 
 _S = TypeVar("_S")
@@ -135,6 +136,9 @@ class Recipe:
     """Train only so many of the uppermost layers; None trains all."""
     learn_questions: bool = True
     """Whether what is asked is learnt beside the answers: it tells of the documents too (docs/log.md)."""
+    objective: str = "sft"
+    """What is learnt: 'sft' the text's own tokens; 'distill' in place of each what the base holds likely there with
+    the passages open before it."""
     lr: float | None = None
     """Highest learning rate; None takes what suits the kind of adapter."""
     batch_tokens: int = 256
@@ -150,6 +154,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.judge is not None and (self.writer.judge or self.judge.judge):
             raise BadSetting("Say either [writer] judge = true, or who else judges, with its settings, in [judge].")
+        if self.objective not in OBJECTIVES:
+            raise BadSetting(f"No objective '{self.objective}'. There are: {', '.join(OBJECTIVES)}.")
         checks = {
             "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,

@@ -6,6 +6,7 @@
     draft.jsonl      all that was written, while questions are held out of it
     examples.jsonl   the training text, there once it is complete
     rows/            the same in tokens
+    teacher/         what the base says to them with the passages open, where that is learnt
     audit.json       what was kept and dropped, and what is covered
     held_out.json    the questions kept out of it
     checkpoint/      the adapter half trained

@@ -138,6 +138,7 @@ def _measured(
     writing.write(run, passages, engine, recipe, tokens, seed, questions, watch, beside=beside)
     sized = replace(recipe, epochs=recipe.epochs or planner.EPOCHS)
     job = stages.job_of(run, engine.base, sized, seed, passages)
+    job = stages.taught_by_reader(job, run, engine, sized, passages, watch)
     watch.stage("Training")
     done = train(engine, job, checkpoint=run.checkpoint, progress=stages.training_progress(watch))
     with engine.attached(done.adapter):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import itertools
 import threading
 from collections import OrderedDict
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from imprint import attention
 from imprint.adapters.folder import layout_of
 from imprint.adapters.layout import Layout, Plug, refuse_other_base
 from imprint.adapters.low_rank import Layout as LowRank
 from imprint.base import Base
 from imprint.engine.kernels import reference
 from imprint.engine.kernels.reference import Bundle, Ready
+from imprint.engine.prefixes import KeptPrefixes, RowPrefixes, cartridges
 from imprint.errors import BadInput, MissingPackage
 from imprint.types import Adapter
 
@@ -173,13 +176,10 @@ class PlugRack(Rack):
         first, n = slots[0], len(slots)
         adjoining = tuple(slots) == tuple(range(first, first + n))
         if not self.trainable or not torch.is_grad_enabled():
-            if adjoining:
-                return tuple(view_S[first : first + n] for view_S in self._views[layer])
-            return tuple(view_S[list(slots)] for view_S in self._views[layer])
+            return tuple(_picked(view_S, slots) for view_S in self._views[layer])
         if adjoining:
             return self._leaf(layer, first, n)
-        index_G = torch.tensor(list(slots), device=self.values_SP.device)
-        return tuple(leaf_S.index_select(0, index_G) for leaf_S in self._leaf(layer, 0, len(self.scales)))
+        return tuple(_picked(leaf_S, slots) for leaf_S in self._leaf(layer, 0, len(self.scales)))
 
     def _leaf(self, layer: str, first: int, n: int) -> tuple[torch.Tensor, ...]:
         key = (layer, (first, n))
@@ -200,11 +200,25 @@ class PlugRack(Rack):
         """y with every group's update added to its rows."""
         for batch in reference.batches(bundle, x_NI.device):
             parts_G = self.parts(layer, batch.slots)
-            scale_G11 = self.scale_S[list(batch.slots)][:, None, None].to(x_NI.dtype)
+            scale_G11 = _picked(self.scale_S, batch.slots)[:, None, None].to(x_NI.dtype)
             x_GMI = batch.sound_rows(x_NI)
             update_GMO = self.layout.update(layer, x_GMI, parts_G, scale_G11, self.constants[layer])
             y_NO = _add_rows(y_NO, update_GMO.to(y_NO.dtype), batch)
         return y_NO
+
+
+def _picked(view_S: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+    """What belongs to these slots: a view where they adjoin."""
+    first, n = slots[0], len(slots)
+    if tuple(slots) == tuple(range(first, first + n)):
+        return view_S[first : first + n]
+    return view_S.index_select(0, _index(tuple(slots), view_S.device))
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # whoever comes first: training cannot use what was made for answers only
+def _index(slots: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(slots, device=device)
 
 
 def _add_rows(y_NO: torch.Tensor, update_GMO: torch.Tensor, batch: reference.Batch) -> torch.Tensor:
@@ -266,6 +280,7 @@ class Engine:
         self.base, self.slots = base, slots
         self.kernels = kernels or _fastest(base)
         self._racks: dict[tuple[Layout, bool], list[Rack]] = {}
+        self._kept = KeptPrefixes()
         self._lock = threading.Lock()
 
     def load(self, adapter: Adapter, *, trainable: bool = False) -> Seat:
@@ -291,6 +306,7 @@ class Engine:
             seat.rack.empty(seat.slot)
             if seat.rack.unused:
                 self._racks[seat.rack.layout, seat.rack.trainable].remove(seat.rack)
+        self._kept.forget(seat)
 
     @contextlib.contextmanager
     def attached(self, adapter: Adapter, *, trainable: bool = False) -> Iterator[Seat]:
@@ -306,15 +322,26 @@ class Engine:
     def wearing(self, worn: Worn) -> Iterator[None]:
         """Every row that this thread computes meanwhile belongs to this adapter, or to all of these at once."""
         seats = _seats(worn)
-        with _in_force(_Uniform(self, seats) if seats else None):
+        with self._in_force(_Uniform(self, seats) if seats else None, seats):
             yield
 
     @contextlib.contextmanager
     def routed(self, runs: Sequence[tuple[Worn, int]]) -> Iterator[None]:
         """The rows that this thread computes meanwhile: so many of this adapter (or of several at once, whose
         updates add up), then so many of that."""
-        with _in_force(_Mixed(self, [(_seats(worn), count) for worn, count in runs])):
+        found = [(_seats(worn), count) for worn, count in runs]
+        with self._in_force(_Mixed(self, found), [seat for seats, _ in found for seat in seats]):
             yield
+
+    @contextlib.contextmanager
+    def _in_force(self, routing: _Routing | None, seats: Sequence[Seat]) -> Iterator[None]:
+        prefixes = RowPrefixes(self.base, routing.at, self._kept) if routing and cartridges(seats) else None
+        before, _now.routing = _now.routing, routing
+        try:
+            with attention.prefixed(prefixes, None if prefixes is None else prefixes.config):
+                yield
+        finally:
+            _now.routing = before
 
 
 # --- routing ----------------------------------------------------------------------------------
@@ -402,15 +429,6 @@ class _Now(threading.local):
 
 
 _now = _Now()
-
-
-@contextlib.contextmanager
-def _in_force(routing: _Routing | None) -> Iterator[None]:
-    before, _now.routing = _now.routing, routing
-    try:
-        yield
-    finally:
-        _now.routing = before
 
 
 # --- the linear layers ------------------------------------------------------------------------

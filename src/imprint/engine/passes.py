@@ -93,6 +93,57 @@ def logprobs(engine: Engine, rows: Sequence[PassRow]) -> list[torch.Tensor]:
     return [-nats_L[found.row_L.to(nats_L.device) == i] for i in range(len(rows))]
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Rows to be read by the bare base that begin alike."""
+
+    beginning: tuple[int, ...]
+    """Tokens that all of them begin with; at least one before each row's first learnt token is not of it."""
+    rows: tuple[PassRow, ...]
+
+
+@torch.no_grad()
+def likeliest(engine: Engine, families: Sequence[Family], k: int) -> list[Soft]:
+    """The k likeliest tokens in the place of each token to be learnt, likeliest first, row by row, as the bare base
+    has it: what a teacher says. What a family has in common is read once."""
+    head_VD = engine.base.model.lm_head.weight
+    hidden_LD = _read(engine, families)
+    exact = torch.promote_types(torch.float32, hidden_LD.dtype)
+    best = []
+    for hidden_CD in hidden_LD.split(_CHUNK_GPU if hidden_LD.is_cuda else _CHUNK):
+        found = nn.functional.linear(hidden_CD, head_VD).to(exact).log_softmax(1).topk(min(k, len(head_VD)))
+        best.append((found.indices.cpu(), found.values.cpu()))
+    counts = [sum(row.learn[1:]) for family in families for row in family.rows]
+    ids, logprobs = (torch.cat(part).split(counts) for part in zip(*best, strict=True))
+    return [Soft(i.numpy(), p.numpy()) for i, p in zip(ids, logprobs, strict=True)]
+
+
+def _read(engine: Engine, families: Sequence[Family]) -> torch.Tensor:
+    """The bare base's last hidden states from which the tokens to be learnt are predicted, row by row: L D."""
+    base, device = engine.base, engine.base.device.torch
+    ids: list[int] = []
+    positions: list[int] = []
+    at: list[int] = []
+    for family in families:
+        begun = len(family.beginning)
+        ids += family.beginning
+        positions += range(begun)
+        for row in family.rows:
+            at += [len(ids) - begun + t - 1 for t in range(1, len(row.ids)) if row.learn[t]]
+            ids += row.ids[begun:]
+            positions += range(begun, len(row.ids))
+    lengths = [(len(f.beginning), [len(row.ids) - len(f.beginning) for row in f.rows]) for f in families]
+    layout = attention.SharedBeginnings(lengths, device, base.model.dtype)
+    with engine.routed([(None, len(ids))]), attention.laid_out(layout):
+        output = base.model.model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+        )
+    hidden_LD: torch.Tensor = output.last_hidden_state[0, torch.tensor(at, device=device)]
+    return hidden_LD
+
+
 def _place(seat: Seat | None) -> tuple[int, int]:
     return (0, -1) if seat is None else (id(seat.rack), seat.slot)
 

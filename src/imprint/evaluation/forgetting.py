@@ -1,39 +1,69 @@
-"""What the model could do before and no longer can.
-
-Shape key: T tokens, V vocabulary."""
+"""What the model could do before and no longer can, measured on running text; on tasks, see suites.py."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from importlib import resources
 
-import torch
-from torch import nn
+import numpy as np
 
 from imprint.base import Base
+from imprint.errors import BadInput
+from imprint.evaluation.likelihood import Row, judge
+from imprint.types import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """Perplexity of a text, and what it is made of."""
+
+    nats: tuple[float, ...]
+    """Negative log-likelihood of each window."""
+    tokens: tuple[int, ...]
+    """Tokens predicted in each window."""
+
+    @property
+    def value(self) -> float:
+        """Per token. Lower is better; what matters is the change from the untouched base."""
+        return math.exp(sum(self.nats) / sum(self.tokens))
+
+
+def perplexity(base: Base, text: str, *, window: int = 512) -> Perplexity:
+    """How surprising a text is to the model as it is now.
+
+    The text is cut into windows of that many tokens; each begins afresh, so that windows are alike and a
+    bootstrap may draw them. Raises BadInput for a text of less than two tokens."""
+    ids = base.tokenizer.encode(text, add_special_tokens=False)
+    pieces = [tuple(ids[start : start + window]) for start in range(0, len(ids) - 1, window)]
+    rows = [Row(piece) for piece in pieces if len(piece) > 1]
+    if not rows:
+        raise BadInput(f"A text of {len(ids)} tokens has no perplexity. Give one of two tokens or more.")
+    nats = tuple(-sum(judged.logprobs) for judged in judge(base, rows))
+    return Perplexity(nats, tuple(len(row.ids) - 1 for row in rows))
+
+
+def perplexity_ratio(before: Perplexity, after: Perplexity, *, seed: int, draws: int = 2000) -> Score:
+    """Perplexity after by perplexity before, with its 95 % paired bootstrap interval over windows.
+
+    1.02 is 2 % worse. Raises BadInput where the two were not measured on the same windows."""
+    if before.tokens != after.tokens:
+        raise BadInput(
+            f"Perplexities of {len(before.tokens)} and {len(after.tokens)} windows cannot be compared. "
+            "Measure both on the same text with the same window."
+        )
+    tokens = np.asarray(before.tokens, dtype=float)
+    change = np.asarray(after.nats) - np.asarray(before.nats)
+    picks = np.random.default_rng(seed).integers(0, len(tokens), (draws, len(tokens)))
+    low, high = np.percentile(np.exp(change[picks].sum(1) / tokens[picks].sum(1)), [2.5, 97.5])
+    return Score(float(np.exp(change.sum() / tokens.sum())), float(low), float(high), len(tokens), "ratio")
+
+
+def general_text() -> str:
+    """The fixed general text that comes with imprint."""
+    return resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
 
 
 def general_perplexity(base: Base, *, window: int = 512) -> float:
-    """Perplexity (per token) of the model as it is now on a fixed general text that comes with imprint.
-
-    The text is cut into windows of that many tokens; each begins afresh. Lower is better; what matters is
-    the change from the untouched base."""
-    text = resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
-    ids = base.tokenizer.encode(text, add_special_tokens=False)
-    total_nats, n_tokens = 0.0, 0
-    for start in range(0, len(ids) - 1, window):
-        piece = ids[start : start + window]
-        if len(piece) < 2:
-            continue
-        nats = token_nats(base, piece)
-        total_nats += float(nats.sum())
-        n_tokens += len(nats)
-    return math.exp(total_nats / n_tokens)
-
-
-@torch.inference_mode()
-def token_nats(base: Base, ids: list[int]) -> torch.Tensor:
-    """Negative log-likelihood in nats of each token but the first: shape (T - 1,)."""
-    tokens_1T = torch.tensor([ids], device=base.device.torch)
-    logits_TV = base.model(input_ids=tokens_1T, use_cache=False).logits[0, :-1].float()
-    return nn.functional.cross_entropy(logits_TV, tokens_1T[0, 1:], reduction="none").cpu()
+    """Perplexity (per token) of the model as it is now on general_text()."""
+    return perplexity(base, general_text(), window=window).value

@@ -26,18 +26,42 @@ def read_questions(path: Path) -> list[Question]:
     """Questions of a JSONL, JSON or CSV file with the fields question, answer and, if given, also and kind.
 
     An empty answer means that the documents do not tell. Raises BadQuestions naming the line."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise BadQuestions(f"There is no questions file at {path}.") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise BadQuestions(f"{path} cannot be read as UTF-8 text: {error}") from None
-    questions = [_question(record, f"{path}, item {i}") for i, record in enumerate(_records(path, text), 1)]
+    records = _records(path, _read(path))
+    questions = [_question(record, f"{path}, item {i}") for i, record in enumerate(records, 1)]
     if not questions:
         raise BadQuestions(f"{path} holds no question. Give one JSON object a line: question, answer.")
     if not any(q.answers for q in questions):
         raise BadQuestions(f"No question of {path} has an answer, so that nothing can be scored. Add some that do.")
     return questions
+
+
+def read_strangers(path: Path) -> list[Question]:
+    """Questions that the documents do not answer: of a text file one a line, else of a questions file, where
+    answers are set aside. Raises BadQuestions."""
+    if path.suffix == ".txt":
+        found = [Question(line.strip(), (), UNANSWERABLE) for line in _read(path).splitlines() if line.strip()]
+    else:
+        records = _records(path, _read(path))
+        found = [_stranger(record, f"{path}, item {i}") for i, record in enumerate(records, 1)]
+    if not found:
+        raise BadQuestions(f"{path} holds no question. Give one a line.")
+    return found
+
+
+def _stranger(record: Any, where: str) -> Question:
+    asked = record.get("question") if isinstance(record, dict) else None
+    if not isinstance(asked, str) or not asked.strip():
+        raise BadQuestions(f"{where}: expected an object with 'question'; found {record!r:.80}")
+    return Question(asked.strip(), (), UNANSWERABLE)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise BadQuestions(f"There is no questions file at {path}.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadQuestions(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
 def _records(path: Path, text: str) -> list[Any]:

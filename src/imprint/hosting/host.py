@@ -21,7 +21,7 @@ from imprint.hosting.keys import Keys
 from imprint.hosting.teaching import Teaching
 from imprint.hosting.tenants import Tenants
 from imprint.serving.inference import Inference
-from imprint.serving.requests import Listener, Request
+from imprint.serving.requests import Listener, Request, Together
 from imprint.serving.scheduler import Ticket
 from imprint.types import Adapter, Turn, Version
 
@@ -109,12 +109,15 @@ class Host:
     # --- models -------------------------------------------------------------------------------
 
     def model(self, tenant: str, name: str) -> Model:
-        """What the tenant calls by this name now: 'handbook' is its latest version at this moment.
+        """What the tenant calls by this name now: 'handbook' is its latest version at this moment, and
+        'handbook+prices' are two adapters at once.
 
         Raises NoSuchAdapter where the tenant has no such adapter, whoever else may have one, and WrongBase for
         one that was taught on another base."""
         if name == self.base.name:
             return Model(name, None, None)
+        if "+" in name:
+            return self._together([self.model(tenant, part) for part in name.split("+")], name)
         registry = self.tenants.registry(tenant)
         try:
             version = registry.get(name)
@@ -126,6 +129,12 @@ class Host:
                 "here, or ask a server that runs that base."
             )
         return Model(str(version), (tenant, str(version)), version)
+
+    def _together(self, models: Sequence[Model], name: str) -> Model:
+        keys = [model.key for model in models]
+        if None in keys or len(set(keys)) < len(keys):
+            raise NoSuchAdapter(f"'{name}' must join different adapters with '+', as in 'handbook+prices'.")
+        return Model("+".join(model.name for model in models), Together(tuple(keys)), models[0].version)
 
     def models(self, tenant: str) -> list[Model]:
         """The base, then the tenant's adapters that this server can run: each name, and its latest version."""

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from imprint import Lesson
     from imprint.hosting.keys import Keys
+    from imprint.learning_map import LearningMap
     from imprint.recipe import Recipe
     from imprint.registry import Registry
 
@@ -32,6 +34,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
+_GO_ON = ("teach", "curve", "map")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -45,7 +48,7 @@ class _Border(TyperGroup):
             typer.echo(f"imprint: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            goes_on = " The same command goes on where it stopped." if ctx.invoked_subcommand == "teach" else ""
+            goes_on = " The same command goes on where it stopped." if ctx.invoked_subcommand in _GO_ON else ""
             typer.echo(f"\nimprint: Stopped.{goes_on}", err=True)
             raise typer.Exit(130) from None
 
@@ -238,19 +241,25 @@ def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads it from stdin.")],
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 128,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Of several adapters, wear all at once; by default the one it is about.")
+    ] = False,
 ) -> None:
     """Ask a question, answered from the weights alone.
 
-    No document is in the prompt.
+    No document is in the prompt. Several adapters are joined with '+': the one that the question is about answers.
     """
     from imprint.interfaces.tables import printable
 
     asked = (sys.stdin.read() if question == "-" else question).strip()
     if not asked:
         raise BadInput("The question is empty. Write it after the name, or send it to stdin and say '-'.")
-    taught = imprint.open(name)
     with _stderr().status("Thinking"):
-        answer = taught.ask(asked, max_tokens=max_tokens)
+        if "+" in name:
+            how = "all" if all_ else "choose"
+            answer = imprint.together(name.split("+")).ask(asked, how=how, max_tokens=max_tokens)
+        else:
+            answer = imprint.open(name).ask(asked, max_tokens=max_tokens)
     typer.echo(printable(answer))
 
 
@@ -347,6 +356,138 @@ def curve(
         typer.echo(json.dumps(_without_nan(dataclasses.asdict(found)), indent=2))
     else:
         tables.stdout().print(tables.curve_page(found))
+
+
+@_command(
+    "imprint map ./handbook --questions questions.jsonl",
+    "imprint map ./handbook --kinds lora,lora_xs --sizes small,middle --text-tokens 20k --no-tune",
+    "imprint map ./handbook --suite general_gauntlet --suite blimp --general-text wikitext2.txt --work ./map",
+    "imprint map ./handbook --work ./map --only-report",
+    name="map",
+)
+def map_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A document, or a folder of documents.")],
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Questions about the documents; else the writer's own.")
+    ] = None,
+    strangers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Questions that the documents do not answer.")
+    ] = None,
+    suite: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Tasks judged by log-likelihood, before and after; may be said again."),
+    ] = None,
+    general_text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A text whose perplexity is taken besides; may be said again."),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Kinds of adapters; else all, 'full' only with memory for it."),
+    ] = None,
+    sizes: Annotated[str, typer.Option(metavar="A,B", help="Sizes of each kind.")] = "small,middle,large",
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="BUDGET", help="What writing the text and one training may take; 10min if not said."),
+    ] = None,
+    text_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Training text to write, in tokens: 20000, 20k.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Training tokens of each adapter, visits counted: 100k.")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Find each kind's learning rate on a tenth of the text first.")
+    ] = True,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same map.")] = 0,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the map is kept; else in the adapters' home.")
+    ] = None,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Measure nothing: plots and page of what stands in --work.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Find out which kind of adapter learns most of your documents, and what each forgets.
+
+    The training text is written once; every kind at every size is trained on it for as many tokens, and asked the
+    same questions, beside the untouched base, full context and RAG. Measured are what it learnt, what it forgot of
+    general text and of suites, whether it speaks of the documents where it should not, its size and its cost.
+
+    Each result is kept as it comes: killed, the same command goes on where it stopped. Leaves two plots and one
+    page, map.html, beside the rows. Nothing is published.
+    """
+    from imprint.interfaces import map_plots
+    from imprint.interfaces.progress import watching
+
+    map_plots.check()
+    if only_report:
+        if work is None:
+            raise BadInput("--only-report needs the folder of a map: --work FOLDER.")
+        from imprint import learning_map
+
+        _tell_map(learning_map.kept(work), as_json)
+        return
+    settings = imprint.MapSettings(
+        kinds=_words(kinds) if kinds else None,
+        sizes=_words(sizes),
+        tokens=_count(tokens, "--tokens"),
+        tune=tune,
+        seed=seed,
+    )
+    asked: dict[str, Any] = {"questions": questions, "strangers": strangers, "base": base, "budget": budget}
+    with watching(_stderr()) as watch:
+        found = imprint.draw_map(
+            path,
+            settings=settings,
+            recipe=_with_text(recipe, _count(text_tokens, "--text-tokens")),
+            suites=suite or [],
+            texts=general_text or [],
+            work=work,
+            watch=watch,
+            **asked,
+        )
+    _tell_map(found, as_json)
+
+
+def _tell_map(found: LearningMap, as_json: bool) -> None:
+    from imprint.evaluation import trade_off
+    from imprint.interfaces import map_page, tables
+
+    files = map_page.write(found, found.folder)
+    if as_json:
+        typer.echo(json.dumps(_without_nan({"about": found.about, "rows": list(found.rows)}), indent=2))
+    else:
+        tables.stdout().print(tables.map_page(found, trade_off.read(found.rows)))
+    typer.echo(f"Written: {', '.join(str(file) for file in files)}", err=True)
+
+
+def _with_text(recipe: Path | None, text_tokens: int | None) -> Recipe | Path | None:
+    """A recipe that asks for so much text."""
+    if text_tokens is None:
+        return recipe
+    from imprint import recipe as recipes
+
+    settings = recipes.read_toml(recipe, "recipe") if recipe else {}
+    return recipes.from_mapping(settings | {"text_tokens": text_tokens}, source=str(recipe or "the command line"))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _count(text: str | None, option: str) -> int | None:
+    """'20000', '20k' or '2M'."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
+    if found is None:
+        raise BadInput(f"{option} is '{text}'. Say a number of tokens, such as 20000, 20k or 2M.")
+    return int(float(found[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[found[2].lower()])
 
 
 @_command("imprint audit handbook", "imprint audit handbook --examples 10", "imprint audit handbook --json")
@@ -560,18 +701,23 @@ def remove(
         typer.echo(f"Removed {version}")
 
 
-@_command("imprint export handbook ./handbook-adapter")
+@_command("imprint export handbook ./handbook-adapter", "imprint export handbook ./for-peft --peft")
 def export(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+    peft: Annotated[
+        bool, typer.Option("--peft", help="As PEFT opens it, with all that a small kind leaves to the base.")
+    ] = False,
 ) -> None:
     """Copy an adapter into a folder of its own.
 
-    PEFT, transformers, vLLM and `imprint import` open it.
+    `imprint import` opens it; so do PEFT, transformers and vLLM, where they know the kind: LoRA and cartridges as
+    they are, LoRA-XS and TinyLoRA with --peft.
     """
     registry = _registry()
     version = registry.get(name)
-    typer.echo(f"Exported {version} to {registry.export(version, folder)}")
+    where = imprint.open(name).export_for_peft(folder) if peft else registry.export(version, folder)
+    typer.echo(f"Exported {version} to {where}")
 
 
 @_command("imprint import ./handbook-adapter --as handbook", name="import")

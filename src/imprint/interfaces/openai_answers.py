@@ -50,7 +50,8 @@ class Answers:
             if piece.finish is not None:
                 self._tickets.pop(i, None)
             if piece.finish == "error":
-                refusal = self._host.refusal(self._requests[i].adapter)
+                refusals = (self._host.refusal(key) for key in self._requests[i].keys)
+                refusal = next((r for r in refusals if r is not None), None)
                 raise api_error(refusal) if refusal else ApiError(
                     500, piece.error, type="server_error", code="server_error"
                 )

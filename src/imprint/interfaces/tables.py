@@ -17,8 +17,10 @@ from imprint.types import Report, Score, Version
 
 if TYPE_CHECKING:
     from imprint.evaluation.proof import Proof
+    from imprint.evaluation.trade_off import Reading
     from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
+    from imprint.learning_map import LearningMap
     from imprint.scaling import Curve
 
 SYSTEMS = {
@@ -148,6 +150,30 @@ def curve_page(curve: Curve) -> RenderableType:
     if decision.predicted is not None:
         told += f" Twice the text would give about {_share(decision.predicted)}."
     return Group(table, Text(f"{told}\n{curve.passages} passages, {curve.n} questions at each size."))
+
+
+def map_page(found: LearningMap, reading: Reading) -> RenderableType:
+    """A map in a table, and what it says; map.html tells more."""
+    from imprint.evaluation import trade_off
+
+    text = ([""] + [name for p in reading.placed[:1] for name in p.rises])[-1]
+    suites = list(reading.placed[0].lost) if reading.placed else []
+    heads = ["right", "95 % interval", "parameters", f"perplexity\n{text}", *(f"lost on\n{s}" for s in suites)]
+    table = _table("adapter", *heads, "speaks of\nthem", "abstains", "x the bare\nbase", "tokens")
+    good = {p.name for p in reading.good}
+    placed = {p.name: p for p in reading.placed}
+    for row in [r for r in found.rows if "learnt" in r]:
+        at, learnt = placed.get(row["row"]), row["learnt"]
+        cells = [_share(learnt["score"]), _interval(learnt["low"], learnt["high"])]
+        cells += [f"{row['parameters']:,}" if row.get("parameters") else ""]
+        cells += [f"{at.rises[text].value:+.1%}" if at and text in at.rises else ""]
+        cells += [f"{at.lost[s].value:+.1f}" if at and s in at.lost else "" for s in suites]
+        cells += [_share(row[key]["value"]) if row.get(key) else "" for key in ("interference", "abstention")]
+        cells += [f"{row['cost']['ratio']:.2f}", f"{row['tokens']:,}" if row.get("tokens") else ""]
+        name = row["row"] if row["what"] == "adapter" else SYSTEMS.get(row["row"], row["row"])
+        _row(table, name, *cells, style="bold" if row["row"] in good else "")
+    failed = [f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows)]
+    return Group(table, *(Text(line) for line in [*trade_off.sentences(reading), *failed]))
 
 
 # --- proofs -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from imprint.attention import reading
+from imprint.attention import prefix_of, reading
 from imprint.base import Base
 
 _FIRST_ROOM, _FIRST_ROWS = 256, 4
@@ -108,7 +108,8 @@ class StepLayout:
         """`writing`: for each of the first rows, the place of its token in the step and in the row."""
         device, dtype = base.device.torch, base.model.dtype
         self._cache, self._parts = cache, parts
-        self._at_W = torch.tensor([at for at, _ in writing], dtype=torch.long, device=device)
+        self._first = tuple(at for at, _ in writing)
+        self._at_W = torch.tensor(self._first, dtype=torch.long, device=device)
         self._place_W = torch.tensor([place for _, place in writing], dtype=torch.long, device=device)
         self._row_W = torch.arange(len(writing), device=device)
         lengths = sorted(place + 1 for _, place in writing)
@@ -129,18 +130,24 @@ class StepLayout:
         mixed_NHD = torch.empty_like(query_1HND[0].transpose(0, 1), memory_format=torch.contiguous_format)
 
         def attended(
-            query: torch.Tensor, rows: slice, places: int, mask: torch.Tensor | None = None, *, causal: bool = False
+            query: torch.Tensor,
+            rows: slice,
+            first: tuple[int, ...],
+            places: int,
+            mask: torch.Tensor | None = None,
+            *,
+            causal: bool = False,
         ) -> torch.Tensor:
             key, value = keys[rows, :, :places], values[rows, :, :places]
-            return reading(query, key, value, mask, scaling, causal=causal)
+            return reading(query, key, value, mask, scaling, prefix_of(layer, first), causal=causal)
 
         if len(self._at_W):
             keys[self._row_W, :, self._place_W] = key_1KND[0].index_select(1, self._at_W).transpose(0, 1)
             values[self._row_W, :, self._place_W] = value_1KND[0].index_select(1, self._at_W).transpose(0, 1)
             query_WH1D = query_1HND[0].index_select(1, self._at_W).transpose(0, 1)[:, :, None]
-            mixed_WH1D = attended(query_WH1D, slice(len(self._at_W)), self._places, self._mask_W11S)
+            mixed_WH1D = attended(query_WH1D, slice(len(self._at_W)), self._first, self._places, self._mask_W11S)
             for w, places in self._long:
-                mixed_WH1D[w] = attended(query_WH1D[w : w + 1], slice(w, w + 1), places)[0]
+                mixed_WH1D[w] = attended(query_WH1D[w : w + 1], slice(w, w + 1), self._first[w : w + 1], places)[0]
             mixed_NHD[self._at_W] = mixed_WH1D[:, :, 0]
         for part in self._parts:
             step, end = slice(part.at, part.at + part.count), part.start + part.count
@@ -148,16 +155,16 @@ class StepLayout:
             values[part.row, :, part.start : end] = value_1KND[0, :, step]
             causal = part.start == 0 and part.count > 1
             query_1HTD, row = query_1HND[:, :, step], slice(part.row, part.row + 1)
-            mixed_1HTD = attended(query_1HTD, row, end, self._masks.get(part), causal=causal)
+            mixed_1HTD = attended(query_1HTD, row, (part.at,), end, self._masks.get(part), causal=causal)
             mixed_NHD[step] = mixed_1HTD[0].transpose(0, 1)
         return mixed_NHD[None]
 
 
 def _causal(part: PromptPart, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What the tokens of a part may see of its row: everything up to themselves."""
-    shape = (part.count, part.start + part.count)
-    mask_TS = torch.full(shape, float("-inf"), dtype=dtype, device=device)
-    return mask_TS.triu_(part.start + 1)
+    """What the tokens of a part may see of its row, everything up to themselves: 1 1 T S."""
+    shape = (1, 1, part.count, part.start + part.count)
+    mask_11TS = torch.full(shape, float("-inf"), dtype=dtype, device=device)
+    return mask_11TS.triu_(part.start + 1)
 
 
 class Beginnings:

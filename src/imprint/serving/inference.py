@@ -96,6 +96,11 @@ class Inference:
                 f"A prompt of {len(request.ids)} tokens and an answer of {request.max_tokens} do not fit the "
                 f"{window} tokens of {self.engine.base.name}. Shorten the prompt or ask for fewer tokens."
             )
+        if len(request.keys) > self.max_adapters:
+            raise BadInput(
+                f"An answer of {len(request.keys)} adapters at once needs more than the {self.max_adapters} that "
+                "this server holds in memory. Ask fewer of them together."
+            )
         live = Live(request, listener, list(request.ids))
         live.state = _Writing(self.engine, request)
         ticket = self._scheduler.add(live)
@@ -191,7 +196,7 @@ class Inference:
         """Computes a step: logits of each row whose next token is due."""
         base = self.engine.base
         # Rows of one adapter stand together, adapters in the order of their slots.
-        placed = sorted(shares, key=lambda s: _place(s.live.seat))
+        placed = sorted(shares, key=lambda s: _place(s.live.seats))
         at: dict[Live, int] = {}
         tokens: list[int] = []
         places: list[int] = []
@@ -207,7 +212,7 @@ class Inference:
         device = base.device.torch
         with (
             base.turns.take(urgent=True),
-            self.engine.routed([(s.live.seat, s.count) for s in placed]),
+            self.engine.routed([(s.live.seats, s.count) for s in placed]),
             attention.laid_out(StepLayout(self._cache, writing, parts, base)),
         ):
             hidden_ND = base.model.model(
@@ -338,8 +343,8 @@ def _owner(live: Live) -> Hashable:
     return live.request.tenant, live.request.adapter
 
 
-def _place(seat: Seat | None) -> tuple[int, int]:
-    return (0, -1) if seat is None else (id(seat.rack), seat.slot)
+def _place(seats: tuple[Seat, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((id(seat.rack), seat.slot) for seat in seats)
 
 
 # --- adapters in memory -----------------------------------------------------------------------
@@ -372,17 +377,17 @@ class _Shelf:
         return len(self._held)
 
     def fetch(self, live: Live) -> None:
-        """Sees to it that the request's adapter is read from its files, if it is not in memory."""
-        key = live.request.adapter
-        with self._lock:
-            if key is None or key in self._held or key in self._asked:
-                return
-            self._asked.add(key)
-        self._fetcher.submit(self._fetch, key)
+        """Sees to it that the request's adapters are read from their files, where they are not in memory."""
+        for key in live.request.keys:
+            with self._lock:
+                if key in self._held or key in self._asked:
+                    continue
+                self._asked.add(key)
+            self._fetcher.submit(self._fetch, key)
 
     def forget(self, waiting: Sequence[Live]) -> None:
         """Lets go what was fetched for requests that went away meanwhile."""
-        wanted = {live.request.adapter for live in waiting}
+        wanted = {key for live in waiting for key in live.request.keys}
         with self._lock:
             for key in [key for key in self._fetched if key not in wanted]:
                 del self._fetched[key]
@@ -394,27 +399,36 @@ class _Shelf:
         Who finds no room is waited for: an adapter that is asked for without a pause would never make any."""
         full = False
         for live in waiting:
-            key = live.request.adapter
-            if key is None:
-                live.ready = True
-                continue
-            if full:
+            if full and live.request.keys:
                 continue
             try:
-                held = self._held.get(key) or self._place(key, live)
+                live.ready = self._seat(live)
             except _Full:
                 full = True
-                continue
-            if held is not None:
-                held.users += 1
+
+    def _seat(self, live: Live) -> bool:
+        """Seats all of a request's adapters, or none. Raises _Full."""
+        taken: list[_Held] = []
+        try:
+            for key in live.request.keys:
+                held = self._held.get(key) or self._place(key, live)
+                if held is None:
+                    return False
+                held.users += 1  # or the next one might be given its room
+                taken.append(held)
                 self._held.move_to_end(key)
-                live.seat, live.ready = held.seat, True
+            live.seats, taken = tuple(held.seat for held in taken), []
+            return True
+        finally:
+            for held in taken:
+                held.users -= 1
 
     def release(self, live: Live) -> None:
-        """The request needs its adapter no more."""
-        if live.seat is not None:
-            self._held[live.request.adapter].users -= 1
-            live.seat = None
+        """The request needs its adapters no more."""
+        if live.seats:
+            for key in live.request.keys:
+                self._held[key].users -= 1
+            live.seats = ()
 
     def close(self) -> None:
         self._fetcher.shutdown(wait=True, cancel_futures=True)

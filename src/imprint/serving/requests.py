@@ -9,6 +9,14 @@ from imprint.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """Several adapters that one answer wears at once: their updates add up, cartridges stand one after another."""
+
+    keys: tuple[Hashable, ...]
+    """Each as `Request.adapter` names one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One answer to be written."""
 
@@ -17,7 +25,7 @@ class Request:
     tenant: str = ""
     """Whose request it is: nothing computed for one tenant is used again for another."""
     adapter: Hashable | None = None
-    """Which adapter, by the key that the server's `read` understands; None for the bare base."""
+    """The adapter by the key that the server's `read` understands, several Together, or None: the bare base."""
     max_tokens: int = 128
     temperature: float = 0.0
     """0 takes the likeliest token."""
@@ -29,6 +37,13 @@ class Request:
     """The text ends before the first of these."""
     top_logprobs: int = 0
     """How many of the likeliest tokens are told at each place."""
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """The keys of the adapters it wears."""
+        if isinstance(self.adapter, Together):
+            return self.adapter.keys
+        return () if self.adapter is None else (self.adapter,)
 
     def __post_init__(self) -> None:
         if not self.ids:

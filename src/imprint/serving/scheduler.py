@@ -25,7 +25,8 @@ class Live:
     """How many of `ids` have their keys and values in the cache."""
     row: int = -1
     """Its place in the cache, while it is running."""
-    seat: Any = None
+    seats: tuple[Any, ...] = ()
+    """Where its adapters are in memory."""
     ready: bool = False
     """Whether its adapter is in memory."""
     problem: BaseException | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from imprint.base import Base
-from imprint.types import Example
+from imprint.engine.passes import Soft
+from imprint.types import Example, Turn
 
 _ASKS_WHAT_IS_NOT_SO = ("negatives/", "unanswerable/")
 """Kinds whose questions hold what no document says."""
@@ -19,6 +20,8 @@ class Row:
 
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
+    soft: Soft | None = field(default=None, compare=False)
+    """What a teacher says in place of the tokens to be learnt, where there is one."""
 
 
 def rows(examples: Iterable[Example], base: Base, *, max_tokens: int) -> list[Row]:
@@ -33,13 +36,17 @@ def each_row(
 
     `questions`: what is asked about a passage is learnt too, for questions tell of it as well."""
     for example in examples:
-        turns = example.turns
-        if questions and example.passages and not example.generator.startswith(_ASKS_WHAT_IS_NOT_SO):
-            turns = tuple(replace(t, learn=True) if t.role == "user" else t for t in turns)
-        ids, learn = base.training_ids(turns)
+        ids, learn = base.training_ids(learnt_turns(example, questions=questions))
         row = Row(tuple(ids[:max_tokens]), tuple(learn[:max_tokens]))
         if any(row.learn[1:]):
             yield row
+
+
+def learnt_turns(example: Example, *, questions: bool) -> tuple[Turn, ...]:
+    """The turns of an example with what is learnt of them; of what is asked, only what documents say."""
+    if questions and example.passages and not example.generator.startswith(_ASKS_WHAT_IS_NOT_SO):
+        return tuple(replace(t, learn=True) if t.role == "user" else t for t in example.turns)
+    return example.turns
 
 
 def batches(lengths: Sequence[int], *, tokens: int, seed: int, epoch: int) -> list[list[int]]:

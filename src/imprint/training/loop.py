@@ -80,7 +80,7 @@ class Loop:
 
     def pass_rows(self, rows: Sequence[Row], share: float) -> list[PassRow]:
         """Some of a step's rows, for a pass. `share`: one over the learnt tokens of the whole step."""
-        return [PassRow(self.seat, row.ids, row.learn, share) for row in rows]
+        return [PassRow(self.seat, row.ids, row.learn, share, soft=row.soft) for row in rows]
 
     def gather(self, loss: float) -> None:
         """Notes what a pass added to the step's loss."""
@@ -190,8 +190,8 @@ def _named(kind: str, seat: Seat, flat_P: torch.Tensor) -> dict[str, torch.Tenso
 
 
 def _fill(seat: Seat, flat_P: torch.Tensor, tensors: dict[str, torch.Tensor], kind: str) -> None:
-    for name, view in seat.tensors(flat_P).items():
-        view.copy_(tensors[f"{kind}:{name}"])
+    mine = {name: tensors[f"{kind}:{name}"] for name in seat.tensors(flat_P)}
+    seat.rack.layout.write(mine, flat_P)
 
 
 def _sync(file: Path) -> None:

@@ -16,6 +16,7 @@ from typing import overload
 
 import numpy as np
 
+from imprint.engine.passes import Soft
 from imprint.training.batches import Row
 
 
@@ -29,8 +30,8 @@ class RowFile(Sequence[Row]):
         self._ends = np.fromfile(folder / "ends.bin", dtype=np.int64)
         self.lengths = np.diff(self._ends, prepend=0)
         """Tokens of each row."""
-        self._tokens = _mapped(folder / "tokens.bin", np.int32)
-        self._learn = _mapped(folder / "learn.bin", np.bool_)
+        self._tokens = mapped(folder / "tokens.bin", np.int32)
+        self._learn = mapped(folder / "learn.bin", np.bool_)
 
     @staticmethod
     def write(rows: Iterable[Row], folder: Path) -> RowFile:
@@ -74,13 +75,25 @@ class RowFile(Sequence[Row]):
             raise IndexError(i)
         end = int(self._ends[i])
         start = end - int(self.lengths[i])
-        return Row(tuple(self._tokens[start:end].tolist()), tuple(self._learn[start:end].tolist()))
+        ids, learn = tuple(self._tokens[start:end].tolist()), tuple(self._learn[start:end].tolist())
+        return Row(ids, learn, self._soft(i % len(self)))
+
+    def learnt(self) -> np.ndarray:
+        """How many tokens of each row carry a loss; the first of a row never does."""
+        starts = self._ends - self.lengths
+        counts: np.ndarray = np.add.reduceat(self._learn, starts, dtype=np.int64) if len(self) else starts
+        return counts - self._learn[starts]
+
+    def _soft(self, i: int) -> Soft | None:
+        """What a teacher says to this row: nothing here."""
+        return None
 
     def __repr__(self) -> str:
         return f"RowFile({len(self)} rows, {self.hash})"
 
 
-def _mapped(file: Path, dtype: type) -> np.ndarray:
+def mapped(file: Path, dtype: type) -> np.ndarray:
+    """The numbers of a file, read as they are asked for."""
     if not file.stat().st_size:
         return np.zeros(0, dtype)
     return np.memmap(file, dtype=dtype, mode="r")

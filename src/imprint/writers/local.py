@@ -69,7 +69,7 @@ class LocalWriter:
                     f"A prompt of {len(row)} tokens and an answer of {prompt.max_tokens} do not fit the "
                     f"{self.base.window_tokens} tokens of {self.base.name}. Shorten the prompt."
                 )
-        begun = _beginnings(ids)
+        begun = shared_beginnings(ids)
         self._shared = ((), None)  # an adapter may have been attached since the last call
         texts: dict[int, Text] = {}
         began, written = time.monotonic(), 0
@@ -344,12 +344,12 @@ class _Row:
         return Text(text.strip(), tuple(self.logprobs), top, tuple(self.taken))
 
 
-def _beginnings(ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
+def shared_beginnings(ids: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     """What each row begins with in common with others, where that is the larger part of it; () for the rest.
 
     Rows about one text share the text. Sorted, rows that begin alike stand side by side."""
     found: list[tuple[int, ...]] = [()] * len(ids)
-    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    order = sorted(range(len(ids)), key=lambda i: tuple(ids[i]))
     family: list[int] = []
     length = 0
 

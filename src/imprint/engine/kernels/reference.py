@@ -275,6 +275,7 @@ def _product(left_GAB: torch.Tensor, right_GBC: torch.Tensor) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # whoever comes first: training cannot use what was made for answers only
 def batches(bundle: Bundle, device: torch.device) -> tuple[Batch, ...]:
     """The products that a bundle takes; the same for every layer of a pass."""
     groups = [g for g in zip(bundle.slots, bundle.starts, bundle.counts, strict=True) if g[2] > 0]
