@@ -237,7 +237,7 @@ def main() -> None:
     made.add_argument("--group", type=int, default=8, help="answers to each")
     made.add_argument("--updates", type=int, default=1, help="optimizer steps a round")
     made.add_argument("--kl", type=float, default=0.0)
-    made.add_argument("--lr", type=float, default=2e-3, help="of grpo; 1e-2 and more break a TinyLoRA of rank 2")
+    made.add_argument("--lr", type=float, default=2e-3, help="of grpo; at 2e-2 two steps broke it")
     made.add_argument("--sft-lr", type=float, default=2e-3)
     made.add_argument("--parameters", type=int, default=64, help="numbers trained in all")
     made.add_argument("--rank", type=int, default=2, help="of the frozen frame")
