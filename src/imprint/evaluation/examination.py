@@ -73,10 +73,11 @@ def examine(
     )
     with engine.wearing(worn):
         told = asked(writer, examination) | _interference(writer, examination, untouched)
-        told["perplexity"] = {name: asdict(perplexity(base, text)) for name, text in examination.texts.items()}
-        for name, text in told["perplexity"].items():
-            text["value"] = _perplexity(text)
-            watch.progress("texts", len(told["perplexity"]), len(examination.texts), name)
+        told["perplexity"] = {}
+        for i, (name, text) in enumerate(examination.texts.items(), 1):
+            found = perplexity(base, text)
+            told["perplexity"][name] = asdict(found) | {"value": found.value}
+            watch.progress("texts", i, len(examination.texts), name)
         told["suites"] = {}
         for i, (name, items) in enumerate(examination.suites.items(), 1):
             told["suites"][name] = _suite(base, items, seed)
@@ -180,12 +181,6 @@ def _suite(base: Base, items: Sequence[Item], seed: int) -> dict[str, Any]:
     by_task = {task: asdict(score) for task, score in suites.by_task(items, right, seed=seed).items()}
     score = asdict(interval(right, seed=seed))
     return score | {"by_task": by_task, "right": right, "tasks": [item.task for item in items]}
-
-
-def _perplexity(told: Mapping[str, Any]) -> float:
-    from imprint.evaluation.trade_off import windows
-
-    return windows(told).value
 
 
 def _score(name: str, values: Sequence[float], seed: int) -> dict[str, float]:
