@@ -132,14 +132,24 @@ class Bench:
             seed=options.seed,
         )
 
-    def written(self, name: str, passages: Sequence[Any], questions: Sequence[Any], text_tokens: int) -> Any:
-        """The training text about some passages, ready to be trained, with these questions kept out of it."""
-        from imprint.recipe import Recipe
+    def written(
+        self,
+        name: str,
+        passages: Sequence[Any],
+        questions: Sequence[Any],
+        text_tokens: int,
+        replay: float | None = None,
+    ) -> Any:
+        """The training text about some passages, ready to be trained, with these questions kept out of it.
+
+        `replay`: the share of the base's own talk in the mix, in place of the usual one."""
+        from imprint.recipe import LOCAL_MIX, Recipe
         from imprint.run_folder import RunFolder
         from imprint.stages import prepare
 
         run = RunFolder(self.work / "texts" / name)
-        recipe = Recipe(text_tokens=text_tokens, batch_tokens=self.options.batch_tokens)
+        mix = None if replay is None else LOCAL_MIX | {"replay": replay}
+        recipe = Recipe(mix=mix, text_tokens=text_tokens, batch_tokens=self.options.batch_tokens)
         return prepare(run, passages, self.engine, recipe, None, self.options.seed, questions, self.watch)
 
     def trained(self, jobs: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,8 @@
 map         imprint map on two articles of squad_eval.json (1973 oil crisis, Construction: 46 passages and 204
             questions that people wrote), with general_gauntlet, blimp and wikitext2, and questions about the other
             articles as those that the documents do not answer. Leaves map.html and two plots in WORK/map.
-objectives  the same text by sft and by distillation, for several numbers of training tokens.
+objectives  the same text by sft and by distillation, for several numbers of training tokens, and with more of
+            the base's own talk in it (--replays: its share of the mix; a fifth of all at 3).
 sequence    eight documents one after another in one adapter (after each, all are asked: SEAL's table), the same
             with replay of earlier text, one adapter each of which the right one is chosen, those merged (sum and
             mean of their updates), and one adapter retrained from all; all for as many training tokens in all.
@@ -94,28 +95,30 @@ def objectives(bench: Bench) -> None:
     from imprint.stages import taught_by_reader
 
     options = bench.options
-    some = passages_of(options.data)[ARTICLES[0]][: options.passages]
-    folder = bench.work / "documents"
-    write_document(ARTICLES[0], some, folder)
+    folder, questions = bench.work / "documents", []
+    for title in ARTICLES:
+        some = passages_of(options.data)[title][: options.passages]
+        write_document(title, some, folder)
+        questions += questions_of(some, title)
     corpus = Corpus(documents.load(folder).documents)
     passages = corpus.split(160, bench.base.count_tokens)
-    questions = questions_of(some, ARTICLES[0])
     examination = bench.examination(questions, [d.text for d in corpus.documents])
     if not bench.have("untouched"):
         row = examine(bench.engine, None, examination, bench.watch)
         bench.keep("untouched", {"tokens": 0, **row}, "learnt")
     bare = bench.row("untouched")["unrelated"]
-    prepared = bench.written("text", passages, questions, options.text_tokens)
     recipe = Recipe(objective="distill")
-    read = taught_by_reader(prepared.job, prepared.run, bench.engine, recipe, passages, bench.watch)
     jobs, told = [], {}
-    for spec_name, spec, lr in bench.specs():
-        for tokens in map(int, str(options.tokens).split(",")):
-            for objective, job in (("sft", prepared.job), ("distill", read)):
-                name = f"{spec_name}-{objective}-{tokens}"
-                if not bench.have(name):
-                    told[name] = {"objective": objective, "tokens": tokens, "lr": lr}
-                    jobs.append((name, replace(job, spec=spec, lr=lr, tokens=tokens)))
+    for replay in map(float, options.replays.split(",")):
+        prepared = bench.written(f"replay-{replay:g}", passages, questions, options.text_tokens, replay)
+        read = taught_by_reader(prepared.job, prepared.run, bench.engine, recipe, passages, bench.watch)
+        for spec_name, spec, lr in bench.specs():
+            for tokens in map(int, str(options.tokens).split(",")):
+                for objective, job in (("sft", prepared.job), ("distill", read)):
+                    name = f"{spec_name}-{objective}-replay-{replay:g}-{tokens}"
+                    if not bench.have(name):
+                        told[name] = {"objective": objective, "replay": replay, "tokens": tokens, "lr": lr}
+                        jobs.append((name, replace(job, spec=spec, lr=lr, tokens=tokens)))
     for name, adapter in bench.trained(jobs):
         seat = bench.engine.load(adapter)
         row = told[name] | examine(bench.engine, seat, examination, bench.watch, untouched=bare)
@@ -154,7 +157,7 @@ QUICK = {
     "objectives": {"text_tokens": 2_000, "tokens": "1000,2000", "items": 4, "passages": 4},
     "sequence": {"text_tokens": 600, "tokens": "600", "passages": 2, "documents": 3},
     "together": {"text_tokens": 600, "tokens": "600", "passages": 2, "documents": 4},
-    "capacity": {"facts": 16, "most_facts": 32, "visits": 10},
+    "capacity": {"facts_of": "random", "most_facts": 32, "visits": 10},
 }
 """What --quick sets."""
 # fmt: on
@@ -163,7 +166,12 @@ USUAL = {
     "objectives": {"kinds": "lora", "sizes": "middle", "tokens": "20000,40000,80000", "text_tokens": 20_000},
     "sequence": {"kinds": "lora", "sizes": "middle", "tokens": "20000", "text_tokens": 5_000},
     "together": {"kinds": "lora,cartridge", "sizes": "middle", "tokens": "20000", "text_tokens": 5_000},
-    "capacity": {"kinds": "lora,lora_xs,tiny_lora,cartridge", "sizes": "small", "tokens": "", "text_tokens": 0},
+    "capacity": {
+        "kinds": "lora,lora_xs,tiny_lora,cartridge,memory,expert",
+        "sizes": "small",
+        "tokens": "",
+        "text_tokens": 0,
+    },
 }
 """What an experiment takes where nothing is said."""
 
@@ -185,10 +193,11 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--passages", type=int, help="of each document; all, and 4 in sequence and together")
     made.add_argument("--documents", type=int, default=8, help="in sequence and together")
     made.add_argument("--replay", type=float, default=0.25, help="sequence: share of earlier text")
+    made.add_argument("--replays", default="0.5,3", help="objectives: shares of replay in the mix")
     made.add_argument("--items", type=int, help="of each task of the suites; all if not said")
     made.add_argument("--characters", type=int, help="of wikitext2; all if not said")
-    made.add_argument("--facts", type=int, default=32, help="capacity: with so many it begins")
-    made.add_argument("--most-facts", type=int, default=4096, help="capacity: and ends at the latest")
+    made.add_argument("--facts-of", default="random,phonebook", help="capacity: kinds of facts")
+    made.add_argument("--most-facts", type=int, default=4096, help="capacity: it ends at the latest")
     made.add_argument("--visits", type=int, default=100, help="capacity: how often each fact is met")
     made.add_argument("--seed", type=int, default=0)
     options = made.parse_args(words)

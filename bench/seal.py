@@ -5,10 +5,10 @@
 
 Passages and questions come from squad_skill_train.json; squad_eval.json is never read, so that editors may be
 tried on it later. In each round every training passage gets --edits edits, each teaches an adapter of its own, and
-the editor learns the best (imprint.training.seal). A row says what the edits of each held-out passage teach: written
-by the bare base, by nobody (the passage alone is trained on), and by the editor of each round; `reward` is the mean
-closed-book F1 (or --reward) of those adapters on the passage's questions with its bootstrap interval over passages,
-`gain` the paired difference to the bare base's. With --work everything goes on where it was stopped."""
+the editor learns the best (imprint.training.seal). A row says what the edits of each held-out passage teach:
+written by the bare base, by nobody (the passage alone is trained on), by the editor of each round; `reward` is the
+mean closed-book F1 (or --reward) of those adapters on the passage's questions with its bootstrap interval over
+passages, `gain` the paired difference to the bare base's. With --work everything goes on where it was stopped."""
 
 from __future__ import annotations
 

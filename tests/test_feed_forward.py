@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,22 @@ def test_numbers_that_are_not_learnt_get_no_gradient(tiny_base: Base, spec: Any,
     assert sum(grad.numel() for name, grad in named.items() if not name.endswith(frozen)) == spec.layout_of(
         tiny_base, seat.adapter
     ).trainable
+
+
+def test_gradients_in_bfloat16_are_near_those_in_float32(tiny_base: Base, spec: Any, material: Material) -> None:
+    device = replace(tiny_base.device, dtype=torch.bfloat16)
+    brief = replace(tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16(), device=device)
+    adapter, ids = trained(spec, tiny_base, material), tuple(range(40))
+    grads = []
+    for base in (tiny_base, brief):
+        engine = Engine(base)
+        seat = engine.load(adapter, trainable=True)
+        forward_backward(engine, [PassRow(seat, ids, (True,) * len(ids))])
+        assert seat.grads_P.dtype == torch.float32
+        grads.append(seat.grads_P)
+        with torch.no_grad(), engine.attached(adapter):
+            assert base.model(torch.tensor([ids])).logits.isfinite().all()
+    assert torch.cosine_similarity(*grads, dim=0) > 0.95
 
 
 def test_a_part_of_a_row_gives_what_the_whole_row_gives(tiny_base: Base, spec: Any, material: Material) -> None:

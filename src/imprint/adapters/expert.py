@@ -131,7 +131,9 @@ class Experts(BesideMLP):
         constants: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """g down' (silu(gate x) * (up x))."""
-        gate_GHI, up_GHI, down_GHO, *router = parts_G
+        # What is trained is kept in float32 under a bfloat16 base too.
+        gate_GHI, up_GHI, down_GHO = (part_G.to(x_GMI.dtype) for part_G in parts_G[:3])
+        router = parts_G[3:]
         hidden_GMH = nn.functional.silu(x_GMI @ gate_GHI.mT) * (x_GMI @ up_GHI.mT)
         if router:
             hidden_GMH = hidden_GMH * opened(x_GMI, router[0], router[1]).to(hidden_GMH.dtype)
@@ -185,12 +187,12 @@ def _routers(
     Linear discriminant with a shrunken common covariance. Fitted on every other general row and set by the rest, so
     that neither of prose nor of questions with answers more than a share _ON of the tokens is more on than off."""
     prose, asked = general_rows(base)
-    ours, theirs = ({name: _Moments() for name in names} for _ in range(2))
-    for moments, rows in ((ours, told), (theirs, prose[::2] + asked[::2])):
+    special, common = ({name: _Moments() for name in names} for _ in range(2))
+    for moments, rows in ((special, told), (common, prose[::2] + asked[::2])):
         for _, inputs in mlp_inputs(base, names, rows):
             for name, x_NI in inputs.items():
                 moments[name].add(x_NI)
-    direction = {name: _between(ours[name], theirs[name]) for name in names}
+    direction = {name: _between(special[name], common[name]) for name in names}
     scores = [_scores(base, direction, rows[1::2]) for rows in (prose, asked)]
     return {name: _set(direction[name], [score[name] for score in scores]) for name in names}
 
@@ -206,12 +208,11 @@ def _scores(
     return {name: torch.cat(scores) for name, scores in found.items()}
 
 
-def _between(ours: _Moments, theirs: _Moments) -> torch.Tensor:
-    """The direction that tells the two apart best, against their common covariance."""
-    common_II = (ours.scatter_II + theirs.scatter_II) / (ours.count + theirs.count)
-    shrunk_II = common_II.clone()
-    shrunk_II.diagonal().add_(_SHRINK * common_II.diagonal().mean())
-    return torch.linalg.solve(shrunk_II, ours.mean_I - theirs.mean_I)
+def _between(special: _Moments, common: _Moments) -> torch.Tensor:
+    """The direction that tells the two apart best, against the covariance within both."""
+    within_II = (special.scatter_II + common.scatter_II) / (special.count + common.count)
+    within_II.diagonal().add_(_SHRINK * within_II.diagonal().mean())
+    return torch.linalg.solve(within_II, special.mean_I - common.mean_I)
 
 
 def _set(direction_I: torch.Tensor, scores: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
