@@ -132,7 +132,7 @@ def test_the_learning_rate_whose_right_answers_cost_least_is_taken(
             name = f"{lr:.3g}"
             if name not in tried:
                 tried.append(name)
-                self.rows.write(f"tune-lora-{name}", {"row": f"tune-lora-{name}", "what": "tuning", "kind": "lora", "lr": lr, "nats": worth[name]})
+                self.rows.write(f"tune-lora-{name}", {"row": f"tune-lora-{name}", "what": "tuning", "kind": "lora", "size": "middle", "lr": lr, "nats": worth[name]})
 
     monkeypatch.setattr(learning_map._Drawing, "_try", nats)
     found = rows(drawn(documents, tiny_base, tmp_path / "map", replace(SETTINGS, kinds=("lora",), tune=True)))
@@ -270,7 +270,7 @@ def a_map(folder: Path, *more: dict[str, Any]) -> LearningMap:
 
 
 def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
-    tuning = {"row": "tune-lora-1", "what": "tuning", "kind": "lora", "lr": 1.0, "error": "nan"}
+    tuning = {"row": "tune-lora-1", "what": "tuning", "kind": "lora", "size": "middle", "lr": 1.0, "error": "nan"}
     page, *plots = map_page.write(a_map(tmp_path, tuning), tmp_path)
     text = page.read_text()
     assert [plot.read_bytes()[:4] for plot in plots] == [b"\x89PNG"] * 2

@@ -102,8 +102,16 @@ def kept(folder: Path) -> LearningMap:
     about = RunFolder(folder).read("map")
     if about is None:
         raise BadSetting(f"There is no map in {folder} yet. Draw it first: leave out --only-report.")
-    files = sorted((folder / "measured").glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
-    return LearningMap(folder, about, tuple(json.loads(f.read_text("utf-8")) for f in files))
+    rows = [json.loads(file.read_text("utf-8")) for file in (folder / "measured").glob("*.json")]
+    return LearningMap(folder, about, tuple(sorted(rows, key=_order)))
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, int, int, float]:
+    """The rivals, the adapters by kind and size, the learning rates tried."""
+    kinds = [*RIVALS, *adapters.KINDS]
+    what = ("rival", "adapter", "tuning").index(row["what"])
+    size = SIZES.index(row["size"]) if row["size"] in SIZES else 0
+    return what, kinds.index(row["kind"]), size, row.get("lr", 0.0)
 
 
 def draw(

@@ -102,6 +102,8 @@ def sentences(reading: Reading) -> list[str]:
     best, kept = reading.best, reading.kept
     if best is None or kept is None:
         return ["No adapter has been measured yet."]
+    if not best.learnt.value:
+        return [f"None of {len(reading.placed)} adapters answered any of {best.learnt.n} questions rightly."]
     told = [
         f"{best.name} learnt most: {best.learnt.value:.1%} of the questions right, closed book "
         f"(95 % interval {best.learnt.low:.1%} to {best.learnt.high:.1%}, {best.learnt.n} questions).",
@@ -124,9 +126,9 @@ def sentences(reading: Reading) -> list[str]:
 
 def _losses(placed: Placed) -> str:
     parts = [f"perplexity of {name} {s.value:+.1%}" for name, s in placed.rises.items()]
-    parts += [
-        f"{abs(s.value):.1f} points {'lost' if s.value > 0 else 'gained'} on {n}" for n, s in placed.lost.items()
-    ]
+    for name, score in placed.lost.items():
+        went = "gained" if score.value < 0 else "lost"
+        parts.append(f"{abs(score.value):.1f} points {went} on {name}")
     return ", ".join(parts) or "nothing of that was measured"
 
 
@@ -157,7 +159,9 @@ def _less_one(ratio: Score) -> Score:
 
 def _points(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) -> Score:
     change = paired(before["right"], after["right"], tasks=after["tasks"], seed=seed)
-    return Score(-100 * change.value, -100 * change.high, -100 * change.low, change.n, "points")
+    # 0 in place of -0.0
+    value, low, high = (0.0 - 100 * x for x in (change.value, change.high, change.low))
+    return Score(value, low, high, change.n, "points")
 
 
 def _forgotten(placed: Placed) -> float:

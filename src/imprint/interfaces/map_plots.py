@@ -122,7 +122,7 @@ def _scatter(axis: Any, points: Sequence[tuple[Placed, float, float, float]], re
                 [x], [y.value], s=area, color=colour, marker=mark, edgecolors=axis.get_facecolor(), zorder=3
             )
     top = max((p.learnt.high for p in reading.placed), default=1.0)
-    axis.set_ylim(0, min(1.02, 1.12 * top + 0.02))
+    axis.set_ylim(0, min(1.02, max(0.1, 1.12 * top + 0.02)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
@@ -153,7 +153,7 @@ def _shares(axis: Any, values: Sequence[float], highs: Sequence[float], lows: Se
     axis.set_xscale("symlog", linthresh=MOST_PERPLEXITY, linscale=1.0)
     axis.set_xlim(min(-0.004, 1.3 * least), 1.35 * most)
     ticks = [t for t in _TICKS if t <= 1.35 * most]
-    ticks = [-t for t in (0.02, 0.01) if -t >= 1.3 * least] + ticks
+    ticks = [-t for t in (0.3, 0.1, 0.02, 0.01) if -t >= 1.3 * least] + ticks
     axis.set_xticks(ticks, [f"{t:+.0%}" if t else "0" for t in ticks])
     axis.minorticks_off()
 
@@ -163,7 +163,7 @@ def _rivals(axis: Any, rows: Sequence[Mapping[str, Any]], dark: bool, *, named: 
     top = axis.get_ylim()[1]
     lines = [(r["learnt"]["score"], RIVALS[r["row"]]) for r in rows if r["row"] in RIVALS and "learnt" in r]
     top = max(top, *(1.06 * y for y, _ in lines)) if lines else top
-    axis.set_ylim(0, min(1.04, top))
+    axis.set_ylim(-0.02 * top, min(1.04, top))  # marks at 0 are seen whole
     for y, _ in lines:
         axis.axhline(y, color=ink, linewidth=1, linestyle=(0, (5, 4)), alpha=0.55, zorder=1)
     if named:
