@@ -104,7 +104,7 @@ def test_what_is_worn_is_measured(tiny_base: Base, kind: str) -> None:
         changed = judge(tiny_base, rows)
         alone = [told_alone(tiny_base, row) for row in rows]
     assert all(a.logprobs == pytest.approx(b, abs=1e-3) for a, b in zip(changed, alone, strict=True))
-    assert all(a.logprobs != pytest.approx(b.logprobs, abs=0.1) for a, b in zip(changed, bare, strict=True))
+    assert any(a.logprobs != pytest.approx(b.logprobs, abs=0.1) for a, b in zip(changed, bare, strict=True))
     assert judge(tiny_base, rows) == bare
 
 
