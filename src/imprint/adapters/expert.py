@@ -40,7 +40,7 @@ _ALWAYS = 100.0
 class Expert:
     """y = MLP(x) + g(x) W_down (silu(W_gate x) * (W_up x)), with g in (0, 1), frozen, near 0 on general text."""
 
-    LR: ClassVar[float] = 1e-3
+    LR: ClassVar[float] = 1e-2
     SIZES: ClassVar[tuple[Mapping[str, Any], ...]] = ({"hidden": 1}, {"hidden": 8}, {"hidden": 32})
     PEFT_TYPE: ClassVar[str] = "IMPRINT_EXPERT"
 

@@ -43,7 +43,7 @@ _EXACT_TO = 1 << 24
 class Memory:
     """y = MLP(x) + sum of w_s(x) v_s over the few slots s that x looks up; v is learnt for the adapter's own."""
 
-    LR: ClassVar[float] = 1e-2
+    LR: ClassVar[float] = 1e-1
     SIZES: ClassVar[tuple[Mapping[str, Any], ...]] = ({"slots": 64}, {"slots": 256}, {"slots": 1024})
     PEFT_TYPE: ClassVar[str] = "IMPRINT_MEMORY"
 
