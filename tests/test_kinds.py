@@ -24,7 +24,7 @@ from imprint.training.sft import Job
 from imprint.types import Adapter, AdapterSpec, Material
 from test_parity import other, tokens
 
-SETTINGS: dict[str, dict[str, Any]] = {"tiny_lora": {"tying": 0.5}}
+SETTINGS: dict[str, dict[str, Any]] = {"tiny_lora": {"tying": 0.5}, "memory": {"slots": 16, "sub_keys": 16}}
 DRAW = torch.Generator().manual_seed(9)
 TEXTS = [tuple(torch.randint(0, 150, (n,), generator=DRAW).tolist()) for n in (24, 9, 17, 13, 30)]
 MATERIAL = Material(TEXTS[:2], TEXTS)
