@@ -24,7 +24,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -345,7 +345,7 @@ class _Drawing:
 
     def _trained(
         self, jobs: Sequence[tuple[str, dict[str, Any], Job]], stage: str
-    ) -> Iterator[tuple[str, dict[str, Any], Trained | Diverged | BadSetting]]:
+    ) -> Generator[tuple[str, dict[str, Any], Trained | Diverged | BadSetting]]:
         told = {name: about for name, about, _ in jobs}
         named = [(name, job) for name, _, job in jobs]
         for name, ended, how in each_trained(self.engine, named, self.folder / "checkpoints", self.watch, stage):
