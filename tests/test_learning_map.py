@@ -1,6 +1,7 @@
 """The laws of a map: all are taught and asked alike, a row that is there is not made again, and the page needs nothing."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 import imprint
 from imprint import adapters, learning_map, writing
+from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
-from imprint.engine import Engine
+from imprint.engine import Engine, choice
 from imprint.errors import BadQuestions, BadSetting, Diverged, MissingPackage, StaleRun
 from imprint.evaluation import trade_off
 from imprint.evaluation.closed_book import Question
@@ -81,7 +83,28 @@ def test_every_kind_and_rival_has_a_row_and_is_asked_the_same(
         assert row["perplexity"]["general"]["value"] > 1
         assert row["parameters"] > 0 and row["bytes"] > 0 and row["seconds"]["training"] > 0
         assert row["cost"]["ratio"] > 0
+        assert row["routed"]["learnt"]["n"] == 3
+        assert row["routed"]["accepted"].keys() == {"questions", "strangers", "unrelated", "pairs", "general"}
     assert found["lora-small"]["tokens"] == found["lora_xs-small"]["tokens"]
+
+
+def test_with_a_router_only_what_it_lets_through_is_the_adapters(
+    tiny_base: Base, documents: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, same in ((math.inf, "untouched"), (-math.inf, "lora-small")):
+        monkeypatch.setattr(choice, "threshold", lambda engine, seat, limit=limit: limit)
+        found = rows(drawn(documents, tiny_base, tmp_path / str(limit), suites=[suite]))
+        mixed, whole = found["lora-small"]["routed"], found[same]
+        assert mixed["suites"]["pairs"]["right"] == whole["suites"]["pairs"]["right"]
+        assert mixed["perplexity"]["general"]["nats"] == whole["perplexity"]["general"]["nats"]
+        assert mixed["learnt"]["score"] == whole["learnt"]["score"]
+        assert {s["value"] for s in mixed["accepted"].values() if s["n"]} == {float(limit < 0)}
+
+
+def test_an_adapter_is_kept_with_its_row(tiny_base: Base, documents: Path, tmp_path: Path) -> None:
+    found = drawn(documents, tiny_base, tmp_path)
+    kept = adapter_folder.read(found.folder / "adapters" / "lora-small")
+    assert sum(t.numel() for t in kept.tensors.values()) == rows(found)["lora-small"]["parameters"]
 
 
 def test_a_map_that_was_stopped_goes_on_and_makes_no_row_again(

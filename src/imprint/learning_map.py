@@ -7,6 +7,7 @@ when it ends; a row that is there is not made again, and a training that was kil
     measured/tune-lora-0.002.json                         one learning rate tried on a sample of the text
     measured/lora-middle.json                             one adapter
     checkpoints/lora-middle/                              while it is trained
+    adapters/lora-middle/                                 what was trained
     map.json                                              what all rows hang on
 
 How learning rates are tuned: each kind at its middle size, on the text of some passages that holds a tenth of all
@@ -37,6 +38,7 @@ from imprint.errors import BadSetting, Diverged, StaleRun
 from imprint.evaluation import open_book, proof
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination, cost_of_reading, examine, learnt, nats
+from imprint.evaluation.routed import routed
 from imprint.evaluation.trade_off import UNTOUCHED
 from imprint.recipe import Recipe
 from imprint.retrieval import Index
@@ -328,10 +330,12 @@ class _Drawing:
         """What a trained adapter comes to, and what it took."""
         self.watch.stage(f"Measuring {name}")
         began = time.monotonic()
-        bare = (self.rows.read(UNTOUCHED) or {}).get("unrelated")
+        bare = self.rows.read(UNTOUCHED) or {}
+        adapter_folder.write(ended.adapter, self.folder / "adapters" / name)
         seat = self.engine.load(ended.adapter)
         try:
-            row = examine(self.engine, seat, self.examination, self.watch, untouched=bare)
+            row = examine(self.engine, seat, self.examination, self.watch, untouched=bare["unrelated"])
+            row["routed"] = routed(self.engine, seat, self.examination, bare, row)
         finally:
             self.engine.unload(seat)
         row |= size_of(self.engine, ended.adapter)
