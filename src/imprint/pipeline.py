@@ -339,6 +339,7 @@ class _Teaching:
             parent=_parent(self.registry, lesson.name),
             details=self._prepared.details(trained)
             | {
+                "router": {"threshold": _threshold(engine, trained.adapter)},
                 "base_source": engine.base.source,
                 "read": self.loaded.summary(),
                 "seed": lesson.seed,
@@ -350,6 +351,15 @@ class _Teaching:
         shutil.rmtree(self.run.checkpoint, ignore_errors=True)
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
+
+
+def _threshold(engine: Engine, adapter: Adapter) -> float:
+    """From which gain a text is about what this adapter was taught."""
+    seat = engine.load(adapter)
+    try:
+        return choice.threshold(engine, seat)
+    finally:
+        engine.unload(seat)
 
 
 def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the word a user says
@@ -404,10 +414,33 @@ class Taught:
     base: Base | None = field(default=None, repr=False)
     """Loaded when it is first needed."""
 
-    def ask(self, question: str, *, max_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> str:
-        """The answer from the weights alone: no prompt, no documents in the context."""
+    def ask(
+        self,
+        question: str,
+        *,
+        routed: bool = False,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The answer from the weights alone: no prompt, no documents in the context.
+
+        `routed`: the untouched base answers what is not about the documents. Raises BadSetting for a version that
+        was taught before it was measured what is."""
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
+        if routed and not self.is_about(question):
+            return LocalWriter(self._model()).write([prompt], seed=seed)[0].text
         return self.write([prompt], seed=seed)[0].text
+
+    def is_about(self, question: str) -> bool:
+        """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
+        than nearly all general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
+        limit = self.version.details.get("router", {}).get("threshold")
+        if limit is None:
+            raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
+        engine = Engine(self._model(), slots=1)
+        seat = engine.load(adapter_folder.read(self.registry.folder(self.version)))
+        return float(choice.gains(engine, [seat], [question])[0, 0]) > limit
 
     def chat(self, turns: Sequence[Turn], *, max_tokens: int = 256) -> str:
         """The next answer of a conversation; its oldest turns are let go where they outgrow the window."""

@@ -63,6 +63,13 @@ def threshold(engine: Engine, seat: Seat) -> float:
     return max(0.0, quantile)
 
 
+def best_above(gains_A: torch.Tensor, limits: Sequence[float]) -> int | None:
+    """The adapter that gained most above its limit; None where none did, and the bare base is to answer."""
+    beyond_A = gains_A.cpu() - torch.tensor(limits)
+    best = int(beyond_A.argmax())
+    return best if beyond_A[best] > 0 else None
+
+
 def asked(engine: Engine, question: str) -> Opened:
     """A question as a user's turn in tokens, and where its own words begin."""
     ids, learn = engine.base.training_ids((Turn("user", question, learn=True), Turn("assistant", "")))
@@ -75,5 +82,7 @@ def _read(engine: Engine, batch: Sequence[tuple[int, int, PassRow]], found: torc
     """Mean log-probabilities of a pass, each into its place."""
     if batch:
         ordered = sorted(batch, key=lambda item: item[1])  # rows of one adapter stand together
-        for (r, a, _), nats in zip(ordered, logprobs(engine, [row for *_, row in ordered]), strict=True):
-            found[r, a] = nats.mean().cpu()
+        with engine.base.turns.take():
+            read = logprobs(engine, [row for *_, row in ordered])
+        for (r, a, _), logprobs_L in zip(ordered, read, strict=True):
+            found[r, a] = logprobs_L.mean().cpu()
