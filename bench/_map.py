@@ -153,7 +153,15 @@ class Bench:
         return prepare(run, passages, self.engine, recipe, None, self.options.seed, questions, self.watch)
 
     def trained(self, jobs: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Named adapters as their trainings end; kept in WORK/EXPERIMENT/adapters, where they are found again."""
+        """Named adapters as their trainings end. Raises what one ended with otherwise."""
+        for name, ended in self.tried(jobs):
+            if isinstance(ended, Exception):
+                raise ended
+            yield name, ended
+
+    def tried(self, jobs: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The same, with Diverged or BadSetting in place of an adapter that came to nothing; the others are kept in
+        WORK/EXPERIMENT/adapters, where they are found again."""
         from imprint.adapters import folder as adapter_folder
         from imprint.learning_map import each_trained
 
@@ -163,7 +171,8 @@ class Bench:
         wanted = [(name, job) for name, job in jobs if name not in there]
         for name, ended, _ in each_trained(self.engine, wanted, self.work / "checkpoints", self.watch):
             if isinstance(ended, Exception):
-                raise ended
+                yield name, ended
+                continue
             adapter_folder.write(ended.adapter, self.adapter_at(name))
             (self.adapter_at(name) / "made_of").write_text(key_of(dict(wanted)[name]), "utf-8")
             yield name, ended.adapter
