@@ -79,6 +79,7 @@ def test_every_kind_and_rival_has_a_row_and_is_asked_the_same(
         assert row["suites"]["pairs"]["n"] == 6
         assert row["abstention"]["n"] == 3
         assert row["perplexity"]["general"]["value"] > 1
+        assert (row["device"], row["dtype"]) == ("a test's CPU", "float32")
         assert row["parameters"] > 0 and row["bytes"] > 0 and row["seconds"]["training"] > 0
         assert row["cost"]["ratio"] > 0
     assert found["lora-small"]["tokens"] == found["lora_xs-small"]["tokens"]
@@ -277,6 +278,16 @@ def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert not re.findall(r"(?:src|href|srcset)=\"(?!data:)", text) and "http" not in text
     assert "&lt;b&gt;Handbook&lt;/b&gt;" in text and "<b>Handbook" not in text
     assert "lora-small learnt most" in text and "diverged" in text
+
+
+def test_rows_of_two_machines_are_told_apart(tmp_path: Path) -> None:
+    one = map_page.caveats(a_map(tmp_path / "one"))
+    assert len(one) == 1 and "chosen by some of the same questions" in one[0]
+    other = row("lora-large", 0.5, 0.0, 0) | {"device": "a GPU", "dtype": "bfloat16"}
+    found = a_map(tmp_path / "two", other)
+    assert found.measured_on == {"CPU, float32": ["untouched", "lora-small"], "a GPU, bfloat16": ["lora-large"]}
+    page = map_page.write(found, tmp_path)[0].read_text()
+    assert "not measured on one machine" in page and "lora-large on a GPU, bfloat16" in page
 
 
 def run(*words: str) -> Any:
