@@ -77,7 +77,7 @@ class _Filling:
 def capacity(bench: Bench) -> None:
     """Doubles the facts for every kind and setting until no more bits are held: all of them round by round."""
     kinds, data = bench.options.kinds.split(","), bench.options.facts_of.split(",")
-    rates = {kind: bench.options.lr for kind in kinds} if bench.options.lr else _rates(bench, kinds, data[0])
+    rates = dict.fromkeys(kinds, bench.options.lr) if bench.options.lr else _rates(bench, kinds, data[0])
     filling = [
         _Filling(d, kind, setting, rates[kind], _first(bench, d, kind, setting))
         for d in data
@@ -172,8 +172,8 @@ def _there(bench: Bench, filling: _Filling) -> bool:
     row = bench.row(filling.name)
     if row["lr"] != filling.lr:
         raise SystemExit(
-            f"{filling.name} was measured with the learning rate {row['lr']:.3g}, not {filling.lr:.3g}. Name another "
-            "--json FILE, or the learning rate with --lr."
+            f"{filling.name} was measured with the learning rate {row['lr']:.3g}, not {filling.lr:.3g}. Name "
+            "another --json FILE, or the learning rate with --lr."
         )
     return True
 

@@ -80,7 +80,7 @@ def map_(bench: Bench) -> None:
         work=work / "run",
         watch=bench.watch,
     )
-    reading = trade_off.read(found.rows)
+    reading = trade_off.read(found.rows, seed=int(found.about["seed"]))
     tables.stdout().print(tables.map_page(found, reading))
     for file in map_page.write(found, work):
         say(f"written: {file}")

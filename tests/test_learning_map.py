@@ -342,3 +342,11 @@ def test_strangers_are_read_from_lines_or_records_and_have_no_answer(tmp_path: P
     lines.write_text("\n")
     with pytest.raises(BadQuestions, match="holds no question"):
         read_strangers(lines)
+
+
+def test_two_texts_or_suites_of_one_name_are_refused(documents: Path, tiny_base: Base, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "wiki.txt").write_text("The shop opens at noon. " * 20)
+    with pytest.raises(BadSetting, match="Two general texts are called 'wiki'"):
+        drawn(documents, tiny_base, tmp_path / "map", texts=[tmp_path / f / "wiki.txt" for f in ("a", "b")])

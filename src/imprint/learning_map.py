@@ -32,6 +32,7 @@ from typing import Any
 from imprint import adapters, devices
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.full import Full
+from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting, Diverged, StaleRun
 from imprint.evaluation import open_book, proof
