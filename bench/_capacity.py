@@ -1,8 +1,8 @@
 """Bits per parameter: more and more facts that nobody can guess, until an adapter holds no more of them.
 
 The method is that of Morris et al. 2025 (arXiv 2505.24832), who publish 3.6 bits per parameter for whole models;
-see imprint.evaluation.capacity for what is counted. Each kind's learning rate is found first: its middle setting on a
-few facts, in a row each; what suits documents is mostly too low for a few numbers."""
+see imprint.evaluation.capacity for what is counted. Each kind's learning rate is found first, by its
+middle setting on a few facts; each try is a row."""
 
 from __future__ import annotations
 
