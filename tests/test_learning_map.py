@@ -81,6 +81,7 @@ def test_every_kind_and_rival_has_a_row_and_is_asked_the_same(
         assert row["suites"]["pairs"]["n"] == 6
         assert row["abstention"]["n"] == 3
         assert row["perplexity"]["general"]["value"] > 1
+        assert (row["device"], row["dtype"]) == ("a test's CPU", "float32")
         assert row["parameters"] > 0 and row["bytes"] > 0 and row["seconds"]["training"] > 0
         assert row["cost"]["ratio"] > 0
         assert row["routed"]["learnt"]["n"] == 3
@@ -302,6 +303,16 @@ def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert "lora-small learnt most" in text and "diverged" in text
 
 
+def test_rows_of_two_machines_are_told_apart(tmp_path: Path) -> None:
+    one = map_page.caveats(a_map(tmp_path / "one"))
+    assert len(one) == 1 and "chosen by some of the same questions" in one[0]
+    other = row("lora-large", 0.5, 0.0, 0) | {"device": "a GPU", "dtype": "bfloat16"}
+    found = a_map(tmp_path / "two", other)
+    assert found.measured_on == {"CPU, float32": ["untouched", "lora-small"], "a GPU, bfloat16": ["lora-large"]}
+    page = map_page.write(found, tmp_path)[0].read_text()
+    assert "not measured on one machine" in page and "lora-large on a GPU, bfloat16" in page
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(cli.app, ["map", *words])
 
@@ -354,3 +365,11 @@ def test_strangers_are_read_from_lines_or_records_and_have_no_answer(tmp_path: P
     lines.write_text("\n")
     with pytest.raises(BadQuestions, match="holds no question"):
         read_strangers(lines)
+
+
+def test_two_texts_or_suites_of_one_name_are_refused(documents: Path, tiny_base: Base, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "wiki.txt").write_text("The shop opens at noon. " * 20)
+    with pytest.raises(BadSetting, match="Two general texts are called 'wiki'"):
+        drawn(documents, tiny_base, tmp_path / "map", texts=[tmp_path / f / "wiki.txt" for f in ("a", "b")])

@@ -209,6 +209,8 @@ def draw_map(
     lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
     teaching = _Teaching(lesson, home or home_folder(), watch)
     strange = read_strangers(Path(strangers)) if strangers is not None else []
+    _refuse_twins("suites", [Path(suite).name for suite in suites])
+    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
     read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
     general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
     watch.stage("Opening the base model")
@@ -234,6 +236,12 @@ def draw_map(
     return learning_map.draw(
         prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
     )
+
+
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadSetting(f"Two {what} are called '{name}', so that one would hide the other. Rename one.")
 
 
 def _general(path: Path) -> str:

@@ -465,7 +465,7 @@ def _tell_map(found: LearningMap, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_without_nan({"about": found.about, "rows": list(found.rows)}), indent=2))
     else:
-        tables.stdout().print(tables.map_page(found, trade_off.read(found.rows)))
+        tables.stdout().print(tables.map_page(found, trade_off.read(found.rows, seed=int(found.about["seed"]))))
     typer.echo(f"Written: {', '.join(str(file) for file in files)}", err=True)
 
 

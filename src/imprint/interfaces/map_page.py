@@ -76,7 +76,7 @@ def write(found: LearningMap, folder: Path) -> list[Path]:
 
 def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
     """The page as text. `plots` and `dark`: PNGs by file name, for either ground."""
-    told = [f"<li>{_text(sentence)}</li>" for sentence in trade_off.sentences(reading)]
+    told = [f"<li>{_text(sentence)}</li>" for sentence in [*caveats(found), *trade_off.sentences(reading)]]
     failed = [
         f"<li>{_text(r['row'])} came to nothing: {_text(r['error'])}</li>" for r in trade_off.failed(found.rows)
     ]
@@ -132,6 +132,23 @@ def _accepted(rows: Sequence[tuple[Mapping[str, Any], Placed]]) -> list[Column]:
         return lambda r, _: _share(r["accepted"].get(name))
 
     return [(f"given {name}", "share", given(name)) for name in names]
+
+
+def caveats(found: LearningMap) -> list[str]:
+    """What a reader must know before comparing rows."""
+    told = []
+    if len(found.measured_on) > 1:
+        where = "; ".join(f"{', '.join(rows)} on {machine}" for machine, rows in found.measured_on.items())
+        told.append(
+            f"These rows were not measured on one machine: {where}. Differences between them may be the machine's; "
+            "forgetting and cost are to be read only within one."
+        )
+    if found.about["tuned"]:
+        told.append(
+            "Learning rates were chosen by some of the same questions that are asked here, so that learnt scores "
+            "flatter every adapter a little; the rivals have nothing of that kind."
+        )
+    return told
 
 
 # --- tables -----------------------------------------------------------------------------------
