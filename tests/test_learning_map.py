@@ -102,6 +102,16 @@ def test_with_a_router_only_what_it_lets_through_is_the_adapters(
         assert {s["value"] for s in mixed["accepted"].values() if s["n"]} == {float(limit < 0)}
 
 
+def test_a_row_that_was_made_before_there_were_routers_gets_one(
+    tiny_base: Base, documents: Path, tmp_path: Path
+) -> None:
+    found = drawn(documents, tiny_base, tmp_path)
+    measured = RunFolder(found.folder / "measured")
+    row = measured.read("lora-small")
+    measured.write("lora-small", {k: v for k, v in row.items() if k != "routed"})
+    assert rows(drawn(documents, tiny_base, tmp_path))["lora-small"] == row
+
+
 def test_an_adapter_is_kept_with_its_row(tiny_base: Base, documents: Path, tmp_path: Path) -> None:
     found = drawn(documents, tiny_base, tmp_path)
     kept = adapter_folder.read(found.folder / "adapters" / "lora-small")

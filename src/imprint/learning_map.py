@@ -322,9 +322,12 @@ class _Drawing:
         jobs = []
         for kind, size, spec in self._all:
             name, lr = f"{kind}-{size}", rates.get(kind, adapters.KINDS[kind].LR)
-            if self.rows.read(name) is None:
+            row = self.rows.read(name)
+            if row is None:
                 told = {"kind": kind, "size": size, "lr": lr}
                 jobs.append((name, told, replace(self.job, spec=spec, lr=lr)))
+            elif "learnt" in row and "routed" not in row and (self.folder / "adapters" / name).exists():
+                self.rows.write(name, row | {"routed": self._routed(name, row)})
         with contextlib.closing(self._trained(jobs, "Training")) as trained:
             for name, told, ended in trained:
                 row = {"row": name, "what": "adapter", **told}
@@ -347,12 +350,19 @@ class _Drawing:
         seat = self.engine.load(ended.adapter)
         try:
             row = examine(self.engine, seat, self.examination, self.watch, untouched=bare["unrelated"])
-            row["routed"] = routed(self.engine, seat, self.examination, bare, row)
         finally:
             self.engine.unload(seat)
+        row["routed"] = self._routed(name, row)
         row |= size_of(self.engine, ended.adapter)
         row |= {"tokens": ended.tokens, "steps": ended.steps, "last_loss": ended.last_loss}
         return row | {"seconds": {"training": ended.seconds, "measuring": time.monotonic() - began}}
+
+    def _routed(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What a kept adapter comes to with a router before it."""
+        self.watch.stage(f"Putting a router before {name}")
+        bare = self.rows.read(UNTOUCHED) or {}
+        with self.engine.attached(adapter_folder.read(self.folder / "adapters" / name)) as seat:
+            return routed(self.engine, seat, self.examination, bare, row)
 
     def _end(self, name: str, row: Mapping[str, Any]) -> None:
         """Keeps a row; its training need not go on any more."""

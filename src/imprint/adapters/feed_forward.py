@@ -132,6 +132,13 @@ def general_rows(base: Base) -> tuple[list[list[int]], list[list[int]]]:
     return prose, asked
 
 
+def general_questions() -> list[str]:
+    """The questions of general_rows()."""
+    text = resources.files("imprint.adapters").joinpath("general.txt").read_text("utf-8")
+    blocks = (block for block in text.split("\n\n") if block.startswith("Q: "))
+    return [block.removeprefix("Q: ").partition("\nA: ")[0] for block in blocks]
+
+
 def some_rows(rows: Sequence[Sequence[int]], tokens: int, draw: torch.Generator) -> list[list[int]]:
     """Rows drawn until they have so many tokens; no more of them are read."""
     chosen: list[list[int]] = []

@@ -1,17 +1,20 @@
 """What a text is about, by likelihood: which of several adapters, or whether one of them at all.
 
 Adapters learn the questions of their documents beside the answers, so that a question about them surprises the
-right adapter less than the bare base, and other text hardly less or more. Nothing is embedded, stored or searched.
+right adapter less than the bare base, its names above all, and other text hardly less or more. A text's gain is the
+mean over its tokens of how much likelier each became, and the mean over the few that gained most (docs/log.md has
+what else was tried). Nothing is embedded, stored or searched.
 
 Shape key: Q questions, R rows, A adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from imprint.adapters.feed_forward import general_rows
+from imprint.adapters.feed_forward import general_questions, general_rows
 from imprint.engine.multi_adapter import Engine, Seat
 from imprint.engine.passes import PassRow, logprobs
 from imprint.types import Turn
@@ -24,10 +27,12 @@ READ_TOKENS = 64
 _PASS_TOKENS = 2048
 _GENERAL = 0.98
 """Share of general texts that the bare base keeps."""
+_MOST = 3
+"""Tokens of a text that are looked at besides, those that gained most."""
 
 
 def gains(engine: Engine, seats: Sequence[Seat], questions: Sequence[str]) -> torch.Tensor:
-    """Nats a token by which each adapter finds each question likelier than the bare base does: Q A."""
+    """How much likelier each adapter finds each question than the bare base does, in nats: Q A."""
     return row_gains(engine, seats, [asked(engine, question) for question in questions])
 
 
@@ -38,29 +43,27 @@ def choose(engine: Engine, seats: Sequence[Seat], questions: Sequence[str]) -> l
 
 def row_gains(engine: Engine, seats: Sequence[Seat], rows: Sequence[Opened]) -> torch.Tensor:
     """The same for rows of tokens: R A. A row of which nothing can be predicted gains nothing."""
-    worn = (None, *seats)
-    found = torch.zeros(len(rows), len(worn))
-    batch: list[tuple[int, int, PassRow]] = []
+    found = torch.zeros(len(rows), len(seats))
+    batch: list[tuple[int, PassRow]] = []
     held = 0
     for r, (ids, start) in enumerate(rows):
         learn = tuple(i >= max(1, start) for i in range(len(ids)))
         if any(learn):
-            batch += [(r, a, PassRow(seat, ids, learn)) for a, seat in enumerate(worn)]
-            held += len(worn) * len(ids)
+            batch.append((r, PassRow(None, ids, learn)))
+            held += (1 + len(seats)) * len(ids)
         if held >= _PASS_TOKENS:
-            _read(engine, batch, found)
+            _read(engine, seats, batch, found)
             batch, held = [], 0
-    _read(engine, batch, found)
-    return found[:, 1:] - found[:, :1]
+    _read(engine, seats, batch, found)
+    return found
 
 
 def threshold(engine: Engine, seat: Seat) -> float:
-    """The gain above which a text is about the adapter's documents: more than nearly all general prose and general
-    questions gain, and more than nothing."""
-    prose, talk = general_rows(engine.base)
-    rows = [(tuple(ids[:READ_TOKENS]), 1) for ids in (*prose, *talk)]
-    quantile = float(row_gains(engine, [seat], rows)[:, 0].quantile(_GENERAL))
-    return max(0.0, quantile)
+    """The gain above which a text is about the adapter's documents: more than nearly all general prose and nearly
+    all general questions gain."""
+    prose = [(tuple(ids[:READ_TOKENS]), 1) for ids in general_rows(engine.base)[0]]
+    questions = [asked(engine, question) for question in general_questions()]
+    return max(float(row_gains(engine, [seat], rows)[:, 0].quantile(_GENERAL)) for rows in (prose, questions))
 
 
 def best_above(gains_A: torch.Tensor, limits: Sequence[float]) -> int | None:
@@ -78,11 +81,16 @@ def asked(engine: Engine, question: str) -> Opened:
     return tuple(ids[:end]), max(1, start)
 
 
-def _read(engine: Engine, batch: Sequence[tuple[int, int, PassRow]], found: torch.Tensor) -> None:
-    """Mean log-probabilities of a pass, each into its place."""
-    if batch:
-        ordered = sorted(batch, key=lambda item: item[1])  # rows of one adapter stand together
-        with engine.base.turns.take():
-            read = logprobs(engine, [row for *_, row in ordered])
-        for (r, a, _), logprobs_L in zip(ordered, read, strict=True):
-            found[r, a] = logprobs_L.mean().cpu()
+def _read(
+    engine: Engine, seats: Sequence[Seat], batch: Sequence[tuple[int, PassRow]], found: torch.Tensor
+) -> None:
+    """The gains of these rows, each into its place."""
+    if not batch:
+        return
+    rows = [replace(row, seat=seat) for seat in (None, *seats) for _, row in batch]
+    with engine.base.turns.take():
+        read = logprobs(engine, rows)
+    for i, (r, _) in enumerate(batch):
+        for a in range(len(seats)):
+            gained_L = read[(a + 1) * len(batch) + i] - read[i]
+            found[r, a] = (gained_L.mean() + gained_L.topk(min(_MOST, len(gained_L))).values.mean()).cpu()
