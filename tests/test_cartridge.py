@@ -5,7 +5,6 @@ import json
 import math
 import random
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from imprint import attention
 from imprint.adapters import folder
+from imprint.adapters.feed_forward import general_rows
 from imprint.adapters.low_rank import LoRA
 from imprint.adapters.prefix import TENSOR, Cartridge, PrefixLayout, turning_of
 from imprint.attention import PackedRows, Prefix
@@ -381,8 +381,7 @@ def test_without_documents_a_cartridge_reads_the_training_text(tiny_base: Base) 
 
 
 def test_without_material_a_cartridge_reads_the_general_text(tiny_base: Base) -> None:
-    text = resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
-    ids = tiny_base.tokenizer.encode(text, add_special_tokens=False)[:20]
+    ids = [token for row in general_rows(tiny_base)[0] for token in row][:20]
     wanted = of_text(tiny_base, ids).tensors[TENSOR]
     assert torch.equal(Cartridge(tokens=20).fresh(tiny_base, seed=0).tensors[TENSOR], wanted)
     general = Cartridge(tokens=20, start="general").fresh(tiny_base, seed=0, material=Material([[1, 2, 3]]))

@@ -173,7 +173,8 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Base, spec: AdapterSpe
 
 def test_what_is_trained_is_what_is_kept(tiny_base: Base, spec: AdapterSpec, tmp_path: Path) -> None:
     with Engine(tiny_base).attached(spec.fresh(tiny_base, seed=0), trainable=True) as seat:
-        seat.values_P.add_(0.1)
+        moved = {n: t if n.endswith("slots") else t + 0.1 for n, t in seat.tensors(seat.values_P).items()}
+        seat.rack.layout.write(moved, seat.values_P)
         seat.refresh()
         trained = logits(tiny_base)
         folder.write(seat.snapshot(), tmp_path)

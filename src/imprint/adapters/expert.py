@@ -90,7 +90,7 @@ class Expert:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Expert:
         """The settings that such a file tells."""
-        return cls(**own_settings(config))
+        return cls(**own_settings(config, cls))
 
     def _layout(self, base: Base) -> Experts:
         count = layouts.blocks(base)

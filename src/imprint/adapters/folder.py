@@ -21,6 +21,7 @@ from imprint.errors import BadInput
 from imprint.types import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def write(adapter: Adapter, folder: Path) -> None:
@@ -44,12 +45,15 @@ def write_for_peft(adapter: Adapter, base: Base, folder: Path) -> None:
 def read(folder: Path) -> Adapter:
     """The adapter in a folder. Raises BadInput for a method that imprint does not know."""
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = _table(json.loads((folder / CONFIG).read_text("utf-8")), CONFIG)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            metadata = file.metadata() or {}
+            made_for = _table(json.loads((file.metadata() or {}).get("imprint", "{}")), "its metadata")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BadInput(f"{folder} is not an adapter folder that can be opened: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise BadInput(f"{folder} cannot be opened. Its tensor {name} is of the type {tensor.dtype}.")
     kind = next((k for k in KINDS.values() if config.get("peft_type") in _types(k)), None)
     if kind is None:
         known = ", ".join(sorted({t for k in KINDS.values() for t in _types(k)}))
@@ -61,12 +65,11 @@ def read(folder: Path) -> Adapter:
         spec = kind.from_config(config, tensors)
     except BadInput as error:
         raise BadInput(f"{folder} cannot be opened. {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{folder / CONFIG} does not tell what imprint must know of it: {error}") from error
-    made_for = json.loads(metadata.get("imprint", "{}"))
-    base = made_for.get("base") or str(config.get("base_model_name_or_path") or "")
+    base = str(made_for.get("base") or config.get("base_model_name_or_path") or "")
     settings = {field.name: getattr(spec, field.name) for field in fields(spec)}
-    return Adapter(base, made_for.get("revision", ""), settings, tensors)
+    return Adapter(base, str(made_for.get("revision") or ""), settings, tensors)
 
 
 def spec_of(adapter: Adapter) -> Any:
@@ -92,6 +95,12 @@ def _write(adapter: Adapter, config: dict[str, Any], tensors: Mapping[str, torch
     # One entry only: safetensors writes several in random order, and equal adapters must be equal files.
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS, {"imprint": made_for})
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _table(found: Any, where: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} holds no object")
+    return found
 
 
 def _types(kind: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,8 +64,9 @@ class LoRAXS:
     def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: cores of zero, which learn as well as the paper's that are next to it."""
         tensors = {}
-        for name, linear in some_linears(base, self.targets, self.top_layers):
-            refuse_wide(self.rank, name, linear)
+        layout = Cores(self.rank, shapes_of(base, self.targets, self.top_layers))
+        layout.refuse_wide()
+        for name in layout.layers:
             tensors[f"{PEFT_PREFIX}{name}{_CORE}"] = torch.zeros(self.rank, self.rank)
         return Adapter(base.name, base.revision, asdict(self), tensors)
 
@@ -74,6 +75,7 @@ class LoRAXS:
         """The adapter's layout on this base. Raises WrongBase where its tensors do not fit."""
         spec = adapter.spec
         layout = Cores(spec["rank"], shapes_of(base, spec["targets"], spec["top_layers"]))
+        layout.refuse_wide()
         refuse_other_shapes(base, adapter, layout)
         return layout
 
@@ -84,7 +86,7 @@ class LoRAXS:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LoRAXS:
         """The settings that such a file tells."""
-        return cls(**own_settings(config))
+        return cls(**own_settings(config, cls))
 
     def opened(self, adapter: Adapter, base: Base) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The same adapter as PEFT can open it: a LoRA whose B is the frame's times the core."""
@@ -133,9 +135,8 @@ class TinyLoRA:
 
     def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: all zero."""
-        for name, linear in some_linears(base, self.targets, self.top_layers):
-            refuse_wide(self.rank, name, linear)
         layout = Mixed.of(base, asdict(self))
+        layout.refuse_wide()
         tensors = {name: t.clone() for name, t in layout.named(torch.zeros(layout.size)).items()}
         return Adapter(base.name, base.revision, asdict(self), tensors)
 
@@ -143,6 +144,7 @@ class TinyLoRA:
     def layout_of(base: Base, adapter: Adapter) -> Mixed:
         """The adapter's layout on this base. Raises WrongBase where its tensors do not fit."""
         layout = Mixed.of(base, adapter.spec)
+        layout.refuse_wide()
         refuse_other_shapes(base, adapter, layout)
         return layout
 
@@ -169,7 +171,7 @@ class TinyLoRA:
                 "It is a TinyLoRA of another program, whose frames may be others than those that imprint finds. "
                 "Make a LoRA of it with the program that trained it."
             )
-        return cls(**own_settings(config))
+        return cls(**own_settings(config, cls))
 
     def opened(self, adapter: Adapter, base: Base) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The same with its frames and projections, so that PEFT need not find its own."""
@@ -223,6 +225,14 @@ class _Framed:
 
     def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
         raise NotImplementedError
+
+    def refuse_wide(self) -> None:
+        """Raises BadSetting for a frame wider than a layer."""
+        for name, *sides in self.shapes:
+            if self.rank > min(sides):
+                raise BadSetting(
+                    f"A frame of rank {self.rank} is wider than {name}, which has {min(sides)} directions."
+                )
 
     def frame(self, layer: str, base: Base) -> tuple[torch.Tensor, torch.Tensor]:
         """A R I and B O R of a layer, in the base's precision."""
@@ -339,12 +349,6 @@ def shapes_of(base: Base, targets: Sequence[str], top_layers: int | None) -> Sha
     return tuple((name, linear.in_features, linear.out_features) for name, linear in found)
 
 
-def refuse_wide(rank: int, name: str, linear: Any) -> None:
-    """Raises BadSetting for a frame wider than its layer."""
-    if rank > (most := min(linear.in_features, linear.out_features)):
-        raise BadSetting(f"A frame of rank {rank} is wider than {name}, which has {most} directions. Lower it.")
-
-
 def ours(spec: Any, adapter: Adapter) -> dict[str, Any]:
     """adapter_config.json of a method that PEFT does not know; docs/adapter-format.md."""
     return {
@@ -355,30 +359,53 @@ def ours(spec: Any, adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in such a file, as a spec takes them."""
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config["imprint"]).items()}
-    settings.pop("kind", None)
+def own_settings(config: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """The settings in such a file, as a spec of this kind takes them. Raises BadInput where one is of another
+    type, or is none."""
+    told = config.get("imprint")
+    if not isinstance(told, Mapping):
+        raise BadInput("Its adapter_config.json has no table 'imprint' of the kind's settings.")
+    declared = {field.name: str(field.type) for field in fields(kind)}
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k != "kind"}
+    for key, value in settings.items():
+        if key not in declared:
+            raise BadInput(f"Its adapter_config.json tells a setting '{key}' that this kind does not have.")
+        if not _is_a(value, declared[key]):
+            raise BadInput(f"Its adapter_config.json tells {key} = {value!r:.80}; that must be {declared[key]}.")
     return settings
+
+
+def _is_a(value: Any, declared: str) -> bool:
+    if value is None:
+        return "None" in declared
+    if declared.startswith("tuple[str"):
+        return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+    if declared.startswith("float"):
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value).__name__ == declared.split(" ")[0]
 
 
 # --- frames -----------------------------------------------------------------------------------
 
 _known: dict[tuple[str, torch.dtype, str, int, Shapes], dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
+_KNOWN = 4
 
 
+@torch.inference_mode(False)  # whoever comes first: training cannot use what was made for answers only
 def _frames(base: Base, rank: int, shapes: Shapes) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """A R I and B O R of every layer: from memory, from the cache folder, or found now."""
     key = (base.revision, base.model.dtype, str(base.device.torch), rank, shapes)
-    if key not in _known:
+    frames = _known.get(key)
+    if frames is None:
         stamp = content_hash(base.revision, repr(shapes))
         file = cache_folder() / "frames" / f"{stamp}-{rank}.safetensors"
         found = load_file(file) if file.exists() else _find(base, rank, shapes, file)
         like = {"dtype": base.model.dtype, "device": base.device.torch}
-        _known[key] = {n: (found[f"{n}.A"].to(**like), found[f"{n}.B"].to(**like)) for n, _, _ in shapes}
-        while len(_known) > 4:
-            _known.pop(next(iter(_known)))
-    return _known[key]
+        frames = {n: (found[f"{n}.A"].to(**like), found[f"{n}.B"].to(**like)) for n, _, _ in shapes}
+        _known[key] = frames
+        for oldest in list(_known)[:-_KNOWN]:  # other threads may be here too
+            _known.pop(oldest, None)
+    return frames
 
 
 def _find(base: Base, rank: int, shapes: Shapes, file: Path) -> dict[str, torch.Tensor]:

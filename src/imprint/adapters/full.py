@@ -54,7 +54,7 @@ class Full:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Full:
         """The settings that such a file tells."""
-        return cls(**own_settings(config))
+        return cls(**own_settings(config, cls))
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,12 @@ def refuse_other_base(base: Base, adapter: Adapter) -> None:
 
 def refuse_other_shapes(base: Base, adapter: Adapter, layout: Layout) -> None:
     """Raises WrongBase unless the adapter's tensors are those that its layout has on this base."""
+    numbers = sum(t.numel() for t in adapter.tensors.values())
+    if layout.size != numbers:  # first, for what a folder asks for may be too large even to be named
+        raise WrongBase(
+            f"The adapter's tensors do not fit {base.name}: they hold {numbers} numbers, not {layout.size}. "
+            "Load the base that it was made for."
+        )
     wanted = {name: tuple(t.shape) for name, t in layout.named(torch.empty(layout.size, device="meta")).items()}
     found = {name: tuple(t.shape) for name, t in adapter.tensors.items()}
     if wanted != found:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from imprint.adapters import layout as layouts
 from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, block_of, some_linears
@@ -19,6 +20,8 @@ from imprint.errors import BadInput, BadSetting, WrongBase
 from imprint.types import NO_MATERIAL, Adapter, Material
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin a LoRA, by PEFT's names, that change the base's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise BadSetting(f"The rank of a LoRA must be 1 or more; got {self.rank}.")
+        if not math.isfinite(self.alpha):
+            raise BadSetting(f"The alpha of a LoRA must be a number; got {self.alpha}.")
         if not self.targets:
             raise BadSetting("A LoRA needs at least one target layer, such as 'q_proj'.")
 
@@ -73,9 +78,21 @@ class LoRA:
         """The settings that such a file tells. Raises BadInput for options that imprint does not serve."""
         if config.get("use_dora"):
             raise BadInput("It is a DoRA adapter, which imprint does not serve. Plain LoRA is.")
-        for option in ("rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
+        # Each changes what the tensors do, or which weights they are added to.
+        for option in ("rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias",
+                       "layer_replication", "target_parameters", "alora_invocation_tokens", "use_qalora",
+                       "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"):  # fmt: skip
             if config.get(option):
                 raise BadInput(f"It is a LoRA adapter with PEFT's {option}, which imprint does not serve yet.")
+        begun = str(config.get("init_lora_weights")).lower()
+        if begun.startswith(_MOVES_BASE):
+            raise BadInput(
+                f"It is a LoRA that began with {begun}, which changes the base's own weights too. Save it with "
+                "PEFT's path_initial_model_for_weight_conversion: then it is a plain one."
+            )
+        if any(not name.endswith((_DOWN, _UP)) for name in tensors):
+            other = next(name for name in tensors if not name.endswith((_DOWN, _UP)))
+            raise BadInput(f"It has a tensor {other}, which is no factor of a linear layer.")
         return cls(
             rank=int(config["r"]),
             alpha=float(config["lora_alpha"]),
@@ -173,7 +190,11 @@ def layout_of(base: Base, adapter: Adapter) -> Layout:
         down_RI = adapter.tensors.get(f"{PEFT_PREFIX}{name}{_DOWN}")
         if down_RI is None:
             continue
-        up_OR = adapter.tensors[f"{PEFT_PREFIX}{name}{_UP}"]
+        up_OR = adapter.tensors.get(f"{PEFT_PREFIX}{name}{_UP}")
+        if up_OR is None or not isinstance(layer, nn.Linear) or not down_RI.dim() == up_OR.dim() == 2:
+            raise WrongBase(
+                f"The adapter's tensors at {name} are no pair of factors of a linear layer of {base.name}."
+            )
         if down_RI.shape[1] != layer.in_features or up_OR.shape[0] != layer.out_features:
             raise WrongBase(
                 f"The adapter's tensors are made for {down_RI.shape[1]} inputs and {up_OR.shape[0]} outputs; "
@@ -187,4 +208,3 @@ def layout_of(base: Base, adapter: Adapter) -> Layout:
     if 2 * len(shapes) != len(adapter.tensors):
         raise WrongBase(f"The adapter has tensors for layers that {base.name} does not have.")
     return Layout(int(adapter.spec["rank"]), tuple(shapes))
-

@@ -26,7 +26,7 @@ from imprint.adapters.feed_forward import BesideMLP, general_rows, mlp_inputs, s
 from imprint.adapters.frames import ours, own_settings
 from imprint.adapters.layout import block_of, refuse_other_shapes
 from imprint.base import Base
-from imprint.errors import BadSetting
+from imprint.errors import BadInput, BadSetting
 from imprint.types import NO_MATERIAL, Adapter, Material
 
 _READ_TOKENS = 8192
@@ -105,6 +105,11 @@ class Memory:
         """The adapter's layout on this base. Raises WrongBase where its tensors do not fit."""
         layout = Memory(**{k: v for k, v in adapter.spec.items() if k != "kind"})._layout(base)
         refuse_other_shapes(base, adapter, layout)
+        for name in layout.names:
+            ids_T = adapter.tensors[f"{name}.memory.slots"]
+            rising = ids_T.frac().eq(0).all() and ids_T.diff().gt(0).all()
+            if not rising or ids_T[0] < 0 or ids_T[-1] >= layout.sub_keys**2:
+                raise BadInput(f"The slots of {name} must be integers in rising order below {layout.sub_keys**2}.")
         return layout
 
     def config(self, adapter: Adapter) -> dict[str, Any]:
@@ -114,7 +119,7 @@ class Memory:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Memory:
         """The settings that such a file tells."""
-        return cls(**own_settings(config))
+        return cls(**own_settings(config, cls))
 
     def _layout(self, base: Base) -> Tables:
         names = some_mlps(base, _spread(self.blocks, layouts.blocks(base)))
@@ -275,9 +280,7 @@ def _first_met(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> torch.T
 # --- which slots ------------------------------------------------------------------------------
 
 
-def _use(
-    slot_NL: torch.Tensor, weight_NL: torch.Tensor, lengths: Sequence[int], slots: int
-) -> list[torch.Tensor]:
+def _use(slot_NL: torch.Tensor, weight_NL: torch.Tensor, lengths: Sequence[int], slots: int) -> list[torch.Tensor]:
     """How much weight each stretch of tokens gave to each slot of the table."""
     used = zip(slot_NL.split(list(lengths)), weight_NL.split(list(lengths)), strict=True)
     return [torch.zeros(slots).index_add_(0, slot.flatten(), weight.flatten()) for slot, weight in used]

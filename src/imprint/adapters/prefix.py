@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import resources
 from typing import Any, ClassVar
 
 import torch
 
+from imprint.adapters.feed_forward import general_rows
 from imprint.adapters.layout import refuse_other_shapes
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting
@@ -122,6 +122,10 @@ class Cartridge:
         projects what is to be projected when it saves."""
         if TENSOR not in tensors:
             raise BadInput(f"It has no tensor {TENSOR}. Save it with PEFT's save_pretrained.")
+        if tensors[TENSOR].dim() != 2:
+            raise BadInput(
+                f"Its tensor {TENSOR} has the shape {tuple(tensors[TENSOR].shape)}; two sides belong to it."
+            )
         return cls(tokens=int(tensors[TENSOR].shape[0]), frozen=int(config.get("num_frozen_tokens") or 0))
 
 
@@ -177,7 +181,7 @@ class PrefixLayout:
         return {TENSOR: self.whole(flat_P[None])[0].permute(3, 0, 1, 2, 4).reshape(self.tokens, -1)}
 
     def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
-        by_token = tensors[TENSOR].view(self.tokens, len(self.names), 2, self.heads, self.width)
+        by_token = tensors[TENSOR].reshape(self.tokens, len(self.names), 2, self.heads, self.width)
         self.whole(flat_P[None])[0].copy_(by_token.permute(1, 2, 3, 0, 4))
 
     def scale(self, adapter: Adapter) -> float:
@@ -286,8 +290,8 @@ def attentions(base: Base) -> tuple[str, ...]:
 
 
 def _general_ids(base: Base) -> list[int]:
-    text = resources.files("imprint").joinpath("evaluation", "general_text.txt").read_text("utf-8")
-    return list(base.tokenizer.encode(text, add_special_tokens=False))
+    prose, _ = general_rows(base)  # not what forgetting is measured by
+    return [token for row in prose for token in row]
 
 
 def _shared_evenly(texts: Sequence[Sequence[int]], tokens: int) -> list[int]:

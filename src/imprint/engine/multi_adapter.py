@@ -37,8 +37,6 @@ SLOTS = 64
 """Slots of a rack. On a CPU their memory is taken when they are first filled."""
 TRAINING_SLOTS = 16
 """At most so many where gradients need room too."""
-_LEAVES = 4096
-"""Leaves that a rack keeps: a few hundred layers in a few bundles."""
 _READY_BUNDLES = 4
 """Of so many bundles a rack remembers where their factors lie: the next steps are mostly alike."""
 
@@ -168,51 +166,61 @@ class PlugRack(Rack):
         self._grads: dict[str, tuple[torch.Tensor, ...]] = {}
         if self.grads_SP is not None:
             self._grads = {name: layout.parts(name, self.grads_SP) for name in layout.layers}
-        self._leaves: OrderedDict[tuple[str, tuple[int, ...]], tuple[torch.Tensor, ...]] = OrderedDict()
+        self._spark = torch.zeros((), requires_grad=True)  # see RoutedLinear
 
-    def parts(self, layer: str, slots: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        """A layer's parts for these slots: views where they adjoin. What is trained is a leaf whose gradient adds
-        up in the rack."""
-        first, n = slots[0], len(slots)
-        adjoining = tuple(slots) == tuple(range(first, first + n))
+    def parts(self, layer: str, slots: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        """A layer's parts for these slots: views where they adjoin. Gradients of what is trained go to the rack."""
+        views = self._views[layer]
         if not self.trainable or not torch.is_grad_enabled():
-            return tuple(_picked(view_S, slots) for view_S in self._views[layer])
-        if adjoining:
-            return self._leaf(layer, first, n)
-        return tuple(_picked(leaf_S, slots) for leaf_S in self._leaf(layer, 0, len(self.scales)))
-
-    def _leaf(self, layer: str, first: int, n: int) -> tuple[torch.Tensor, ...]:
-        key = (layer, (first, n))
-        if key not in self._leaves:
-            made = []
-            pairs = zip(self._views[layer], self._grads[layer], self.layout.learnt, strict=True)
-            for view_S, grad_S, learnt in pairs:
-                leaf = view_S[first : first + n].detach().requires_grad_(learnt)
-                if learnt:
-                    leaf.grad = grad_S[first : first + n]
-                made.append(leaf)
-            self._leaves[key] = tuple(made)
-            while len(self._leaves) > _LEAVES:
-                self._leaves.popitem(last=False)
-        return self._leaves[key]
+            return tuple(_picked(view_S, slots) for view_S in views)
+        return tuple(
+            _Taught.apply(self._spark, view_S, grad_S, slots) if learnt else _picked(view_S, slots)
+            for view_S, grad_S, learnt in zip(views, self._grads[layer], self.layout.learnt, strict=True)
+        )
 
     def add_to(self, y_NO: torch.Tensor, x_NI: torch.Tensor, layer: str, bundle: Bundle) -> torch.Tensor:
         """y with every group's update added to its rows."""
+        found = []
         for batch in reference.batches(bundle, x_NI.device):
             parts_G = self.parts(layer, batch.slots)
             scale_G11 = _picked(self.scale_S, batch.slots)[:, None, None].to(x_NI.dtype)
             x_GMI = batch.sound_rows(x_NI)
             update_GMO = self.layout.update(layer, x_GMI, parts_G, scale_G11, self.constants[layer])
-            y_NO = _add_rows(y_NO, update_GMO.to(y_NO.dtype), batch)
-        return y_NO
+            update_NO = update_GMO.flatten(0, 1).to(y_NO.dtype)
+            found.append((batch, update_NO if batch.real_N is None else update_NO.index_select(0, batch.real_N)))
+        return _add_rows(y_NO, found)
 
 
-def _picked(view_S: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+class _Taught(torch.autograd.Function):
+    """What slots hold of a part, for autograd. What comes back is added to the rack's gradients, in place: only
+    to those of these slots."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, _spark: torch.Tensor, view_S: torch.Tensor, grad_S: torch.Tensor, slots: tuple[int, ...]
+    ) -> torch.Tensor:
+        ctx.grad_S, ctx.slots = grad_S, slots
+        return _picked(view_S, slots).detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, ...]:
+        slots: tuple[int, ...] = ctx.slots
+        if _adjoin(slots):
+            ctx.grad_S[slots[0] : slots[0] + len(slots)].add_(grads[0])
+        else:
+            ctx.grad_S.index_add_(0, _index(slots, grads[0].device), grads[0])
+        return None, None, None, None
+
+
+def _adjoin(slots: tuple[int, ...]) -> bool:
+    return slots == tuple(range(slots[0], slots[0] + len(slots)))
+
+
+def _picked(view_S: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:
     """What belongs to these slots: a view where they adjoin."""
-    first, n = slots[0], len(slots)
-    if tuple(slots) == tuple(range(first, first + n)):
-        return view_S[first : first + n]
-    return view_S.index_select(0, _index(tuple(slots), view_S.device))
+    if _adjoin(slots):
+        return view_S[slots[0] : slots[0] + len(slots)]
+    return view_S.index_select(0, _index(slots, view_S.device))
 
 
 @functools.lru_cache(maxsize=256)
@@ -221,16 +229,19 @@ def _index(slots: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(slots, device=device)
 
 
-def _add_rows(y_NO: torch.Tensor, update_GMO: torch.Tensor, batch: reference.Batch) -> torch.Tensor:
-    update_NO = update_GMO.flatten(0, 1)
-    if batch.index_N is None:
-        if len(update_NO) == len(y_NO):
-            return y_NO + update_NO
-        rows_N = torch.arange(batch.start, batch.start + len(update_NO), device=y_NO.device)
-    else:
-        assert batch.real_N is not None and batch.rows_N is not None
-        update_NO, rows_N = update_NO.index_select(0, batch.real_N), batch.rows_N
-    return y_NO.index_add(0, rows_N, update_NO)
+def _add_rows(y_NO: torch.Tensor, found: Sequence[tuple[reference.Batch, torch.Tensor]]) -> torch.Tensor:
+    """y with the batches' updates, no two of one row. However many they are, y is copied once."""
+    (first, update_NO), *more = found
+    if not more and first.index_N is None and len(update_NO) == len(y_NO):
+        return y_NO + update_NO
+    rows_N = torch.cat([_rows(batch, y_NO.device) for batch, _ in found])
+    return y_NO.index_add(0, rows_N, torch.cat([update_NO for _, update_NO in found]))
+
+
+def _rows(batch: reference.Batch, device: torch.device) -> torch.Tensor:
+    if batch.rows_N is not None:
+        return batch.rows_N
+    return torch.arange(batch.start, batch.start + len(batch.slots) * batch.count, device=device)
 
 
 def _rack(layout: Layout, slots: int, base: Base, *, trainable: bool) -> Rack:
@@ -283,6 +294,7 @@ class Engine:
         self._kept = KeptPrefixes()
         self._lock = threading.Lock()
 
+    @torch.inference_mode(False)  # what is made here serves answers and training
     def load(self, adapter: Adapter, *, trainable: bool = False) -> Seat:
         """Takes an adapter into memory. Raises WrongBase, or BadInput where it holds NaN or infinity."""
         refuse_other_base(self.base, adapter)
@@ -290,7 +302,8 @@ class Engine:
             if not torch.isfinite(tensor).all():
                 raise BadInput(f"The adapter's tensor {name} holds values that are not finite. Teach it again.")
         layout = layout_of(self.base, adapter)
-        _install(self.base.model, layout)
+        with _installing:  # a second hook on one MLP would add everything twice
+            _install(self.base.model, layout)
         with self._lock:
             racks = self._racks.setdefault((layout, trainable), [])
             rack = next((r for r in racks if not r.full), None)
@@ -348,6 +361,11 @@ class Engine:
 
 Worn = Seat | Sequence[Seat] | None
 """What a row wears: nothing, an adapter, or several at once."""
+
+
+def place(worn: Worn) -> tuple[tuple[int, int], ...]:
+    """What rows of a pass are best sorted by: those of one adapter stand together, adapters as their slots do."""
+    return tuple((id(seat.rack), seat.slot) for seat in _seats(worn))
 
 
 def _seats(worn: Worn) -> tuple[Seat, ...]:
@@ -454,7 +472,7 @@ class RoutedLinear(nn.Linear):
         if not parts:
             return nn.functional.linear(x, self.weight, self.bias)
         low = [part for part in parts if isinstance(part.rack, LowRankRack)]
-        if torch.is_grad_enabled() and low and all(p.rack.trainable for p in low):
+        if torch.is_grad_enabled() and low and (x.requires_grad or any(p.rack.trainable for p in low)):
             y = _Update.apply(x, self._spark, self, low, routing.kernels)
         else:
             y = _forward(x, self, low, routing.kernels)[0]
@@ -532,19 +550,50 @@ class _Update(torch.autograd.Function):
         grad_NI = grad_NO @ layer.weight if ctx.needs_input_grad[0] else None
         for part, low in zip(ctx.parts, lows, strict=True):
             rack: LowRankRack = part.rack
+            if not rack.trainable:
+                if grad_NI is not None:
+                    _pass_back(grad_NI, grad_NO, layer.name, part, ctx.kernels)
+                continue
             if part.alone is not None:
                 its = rack.alone(layer.name, part.alone, len(x_NI))
                 assert its.grad_down_RI is not None and its.grad_up_OR is not None
                 reference.add_one_gradient(
-                    grad_NO, x_NI, low, its.down_RI, its.up_OR, rack.scales[part.alone], grad_NI,
-                    its.grad_down_RI, its.grad_up_OR,
+                    grad_NO,
+                    x_NI,
+                    low,
+                    its.down_RI,
+                    its.up_OR,
+                    rack.scales[part.alone],
+                    grad_NI,
+                    its.grad_down_RI,
+                    its.grad_up_OR,
                 )
                 continue
             ctx.kernels.add_gradients(
-                grad_NO, x_NI, low, *rack.factors(layer.name, part.bundle), rack.scale_S, part.bundle, grad_NI,
+                grad_NO,
+                x_NI,
+                low,
+                *rack.factors(layer.name, part.bundle),
+                rack.scale_S,
+                part.bundle,
+                grad_NI,
                 *rack.grads(layer.name),
             )
         return None if grad_NI is None else grad_NI.view(x.shape), None, None, None, None
+
+
+def _pass_back(grad_NI: torch.Tensor, grad_NO: torch.Tensor, layer: str, part: _Part, kernels: ModuleType) -> None:
+    """Adds to the input's gradient what comes back through a frozen LoRA: its update with the factors exchanged."""
+    rack = cast(LowRankRack, part.rack)
+    if part.alone is not None:
+        its = rack.alone(layer, part.alone, len(grad_NO))
+        reference.add_one_update(grad_NI, grad_NO, its.up_OR.mT, its.down_RI.mT, rack.scales[part.alone])
+    else:
+        down_SRI, up_SOR = rack.factors(layer, part.bundle)
+        kernels.add_update(grad_NI, grad_NO, up_SOR.mT, down_SRI.mT, rack.scale_S, part.bundle)
+
+
+_installing = threading.Lock()
 
 
 def _install(model: nn.Module, layout: Layout) -> None:
@@ -566,4 +615,3 @@ def _fastest(base: Base) -> ModuleType:
             if fused.runs_on(base.device.torch):
                 return fused
     return reference
-

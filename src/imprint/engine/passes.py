@@ -22,7 +22,7 @@ from torch import nn
 from imprint import attention
 from imprint.attention import PackedRows
 from imprint.base import Base
-from imprint.engine.multi_adapter import Engine, Seat
+from imprint.engine.multi_adapter import Engine, Worn, place
 
 _CHUNK = 128
 """Tokens whose logits are computed at once: 128 x 49,152 in float32 are 25 MB, about a core's share of cache."""
@@ -46,9 +46,9 @@ class Soft:
 
 @dataclass(frozen=True, slots=True)
 class PassRow:
-    """A row of tokens that one adapter is to learn from."""
+    """A row of tokens that an adapter is to learn from; of several worn at once, those that are trained."""
 
-    seat: Seat | None
+    seat: Worn
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
     """Whether each token is to be predicted from those before it; the first cannot be."""
@@ -66,7 +66,7 @@ def forward_backward(engine: Engine, rows: Sequence[PassRow], trunk: Trunk | Non
     Weights count in the gradients alone; the loss of a soft row is its cross-entropy (see Soft). The gradients are
     those that each adapter gets alone. A row whose loss is not finite spoils its own adapter's gradients only: look
     at the losses before taking a step."""
-    order = sorted(range(len(rows)), key=lambda i: (_place(rows[i].seat), len(rows[i].ids), i))
+    order = sorted(range(len(rows)), key=lambda i: (place(rows[i].seat), len(rows[i].ids), i))
     placed = [rows[i] for i in order]
     ids = [row.ids for row in placed]
     given_ND = None if trunk is None else trunk.give(ids)
@@ -142,10 +142,6 @@ def _read(engine: Engine, families: Sequence[Family]) -> torch.Tensor:
         )
     hidden_LD: torch.Tensor = output.last_hidden_state[0, torch.tensor(at, device=device)]
     return hidden_LD
-
-
-def _place(seat: Seat | None) -> tuple[int, int]:
-    return (0, -1) if seat is None else (id(seat.rack), seat.slot)
 
 
 # --- the blocks -------------------------------------------------------------------------------

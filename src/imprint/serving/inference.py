@@ -18,7 +18,7 @@ import torch
 
 from imprint import attention
 from imprint.base import Base
-from imprint.engine import Engine, Seat, choice
+from imprint.engine import Engine, Seat, choice, place
 from imprint.errors import BadInput, ImprintError
 from imprint.serving.cache import Beginnings, Cache, PromptPart, StepLayout
 from imprint.serving.requests import Listener, Piece, Request, Token
@@ -213,8 +213,7 @@ class Inference:
     def _run(self, shares: Sequence[Share]) -> tuple[torch.Tensor, list[Live]]:
         """Computes a step: logits of each row whose next token is due."""
         base = self.engine.base
-        # Rows of one adapter stand together, adapters in the order of their slots.
-        placed = sorted(shares, key=lambda s: _place(s.live.seats))
+        placed = sorted(shares, key=lambda s: place(s.live.seats))
         at: dict[Live, int] = {}
         tokens: list[int] = []
         places: list[int] = []
@@ -359,10 +358,6 @@ def _sample(logits_V: torch.Tensor, request: Request, random: torch.Generator) -
 
 def _owner(live: Live) -> Hashable:
     return live.request.tenant, live.worn
-
-
-def _place(seats: tuple[Seat, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((id(seat.rack), seat.slot) for seat in seats)
 
 
 # --- adapters in memory -----------------------------------------------------------------------
