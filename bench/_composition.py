@@ -76,8 +76,9 @@ def sequence(bench: Bench) -> None:
     k = len(documents)
     if not bench.have("untouched"):
         bench.keep("untouched", _asked(bench, documents, None), "right", "perplexity")
-    for name, spec, lr in bench.specs():
-        jobs = _jobs(bench, texts, spec, lr)
+    learnt = _learnt(bench, documents, texts)
+    for name, spec, lr in _named(bench):
+        jobs = _jobs(bench, learnt, spec, lr)
         for arm, share in (("one after another", 0.0), ("with replay", bench.options.replay)):
             _one_after_another(bench, documents, jobs, f"{name}, {arm}", share)
         _retrained(bench, documents, jobs, name)
@@ -165,7 +166,7 @@ def together(bench: Bench) -> None:
         bench.keep("untouched", _asked(bench, documents, None), "right")
     pairs = [(i, i + 1) for i in range(0, len(documents) - 1, 2)]
     for name, spec, lr in bench.specs():
-        jobs = _jobs(bench, texts, spec, lr)
+        jobs = _jobs(bench, [text.job for text in texts], spec, lr)
         made = dict(bench.trained([(f"{name}-of-{i}", job) for i, job in enumerate(jobs, 1)]))
         each = [made[f"{name}-of-{i}"] for i in range(1, len(jobs) + 1)]
         with _loaded(bench, each) as seats:
@@ -232,8 +233,27 @@ def _written(bench: Bench, documents: Sequence[Taught]) -> list[Any]:
     return texts
 
 
-def _jobs(bench: Bench, texts: Sequence[Any], spec: Any, lr: float) -> list[Any]:
-    return [replace(text.job, spec=spec, lr=lr, tokens=int(bench.options.tokens)) for text in texts]
+def _learnt(bench: Bench, documents: Sequence[Taught], texts: Sequence[Any]) -> list[Any]:
+    """The training of each text: with --objective distill its rows carry what a reader of its document says."""
+    from imprint.recipe import Recipe
+    from imprint.stages import taught_by_reader
+
+    recipe = Recipe(objective=bench.options.objective)
+    return [
+        taught_by_reader(text.job, text.run, bench.engine, recipe, document.passages, bench.watch)
+        for document, text in zip(documents, texts, strict=True)
+    ]
+
+
+def _named(bench: Bench) -> list[tuple[str, Any, float]]:
+    """(name, settings, learning rate) of each adapter, the name with the objective where it is another than sft."""
+    objective = bench.options.objective
+    told = "" if objective == "sft" else f"-{objective}"
+    return [(f"{name}{told}", spec, lr) for name, spec, lr in bench.specs()]
+
+
+def _jobs(bench: Bench, learnt: Sequence[Any], spec: Any, lr: float) -> list[Any]:
+    return [replace(job, spec=spec, lr=lr, tokens=int(bench.options.tokens)) for job in learnt]
 
 
 def _asked(bench: Bench, documents: Sequence[Taught], worn: Any, *, perplexity: bool = True) -> dict[str, Any]:

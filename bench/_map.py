@@ -17,7 +17,7 @@ SEED = 17
 _SAME = ("seed", "text_tokens", "batch_tokens", "passages", "lr", "data")
 _FIXED = {
     "map": (*_SAME, "tokens", "items", "characters", "no_tune"),
-    "objectives": (*_SAME, "items"),
+    "objectives": (*_SAME, "items", "characters"),
     "sequence": (*_SAME, "tokens", "documents", "replay"),
     "together": (*_SAME, "tokens", "documents"),
     "capacity": ("seed", "batch_tokens", "lr", "visits", "most_facts"),
@@ -123,12 +123,13 @@ class Bench:
 
         options = self.options
         names = ("general_gauntlet", "blimp")
+        wiki = general_text_of(options.data, self.work, options.characters or 60_000).read_text("utf-8")
         read = {n: read_suite(suite_of(options.data, n, options.work, options.items)) for n in names}
         return Examination(
             questions=questions,
             documents=documents,
             suites=read,
-            texts={"general": general_text()},
+            texts={"general": general_text(), "wikitext2": wiki},
             seed=options.seed,
         )
 
@@ -153,7 +154,15 @@ class Bench:
         return prepare(run, passages, self.engine, recipe, None, self.options.seed, questions, self.watch)
 
     def trained(self, jobs: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Named adapters as their trainings end; kept in WORK/EXPERIMENT/adapters, where they are found again."""
+        """Named adapters as their trainings end. Raises what one ended with otherwise."""
+        for name, ended in self.tried(jobs):
+            if isinstance(ended, Exception):
+                raise ended
+            yield name, ended
+
+    def tried(self, jobs: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The same, with Diverged or BadSetting in place of an adapter that came to nothing; the others are kept in
+        WORK/EXPERIMENT/adapters, where they are found again."""
         from imprint.adapters import folder as adapter_folder
         from imprint.learning_map import each_trained
 
@@ -163,7 +172,8 @@ class Bench:
         wanted = [(name, job) for name, job in jobs if name not in there]
         for name, ended, _ in each_trained(self.engine, wanted, self.work / "checkpoints", self.watch):
             if isinstance(ended, Exception):
-                raise ended
+                yield name, ended
+                continue
             adapter_folder.write(ended.adapter, self.adapter_at(name))
             (self.adapter_at(name) / "made_of").write_text(key_of(dict(wanted)[name]), "utf-8")
             yield name, ended.adapter

@@ -14,10 +14,12 @@ objectives  the same text by sft and by distillation, for several numbers of tra
 sequence    eight documents one after another in one adapter (after each, all are asked: SEAL's table), the same
             with replay of earlier text, one adapter each of which the right one is chosen, those merged (sum and
             mean of their updates), and one adapter retrained from all; all for as many training tokens in all.
+            --objective distill teaches all of them what a reader of each document says, and replays that.
 together    two of those adapters on one request: their sum, half of each, the one that the question is likelier to,
             and the right one; and the choice among all eight.
 capacity    bits per parameter of random strings and of PhoneBook numbers, more and more of them until no more bits
-            are held, at sizes of about 20,000 parameters and less; larger ones are lower bounds.
+            are held, at sizes of about 20,000 parameters and less; larger ones are lower bounds. Each kind's
+            learning rate is found on a few facts first (--lr takes one for all).
 
 Within an experiment every arm sees as many training tokens. Each row is written when it ends (WORK/NAME.json) and
 a row that is there is not made again; a training that was killed goes on from its checkpoint. --quick makes
@@ -78,7 +80,7 @@ def map_(bench: Bench) -> None:
         work=work / "run",
         watch=bench.watch,
     )
-    reading = trade_off.read(found.rows)
+    reading = trade_off.read(found.rows, seed=int(found.about["seed"]))
     tables.stdout().print(tables.map_page(found, reading))
     for file in map_page.write(found, work):
         say(f"written: {file}")
@@ -192,6 +194,12 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--no-tune", action="store_true", help="map: each kind's own learning rate")
     made.add_argument("--passages", type=int, help="of each document; all, and 4 in sequence and together")
     made.add_argument("--documents", type=int, default=8, help="in sequence and together")
+    made.add_argument(
+        "--objective",
+        choices=("sft", "distill"),
+        default="sft",
+        help="sequence: what is learnt of the text, and of earlier text where it is replayed",
+    )
     made.add_argument("--replay", type=float, default=0.25, help="sequence: share of earlier text")
     made.add_argument("--replays", default="0.5,3", help="objectives: shares of replay in the mix")
     made.add_argument("--items", type=int, help="of each task of the suites; all if not said")

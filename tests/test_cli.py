@@ -106,7 +106,7 @@ class FakeTaught:
         self.kept = proof
         self.asked: list[Any] = []
 
-    def ask(self, question: str, *, max_tokens: int) -> str:
+    def ask(self, question: str, *, routed: bool = False, max_tokens: int) -> str:
         self.asked.append((question, max_tokens))
         return "Twenty-five.\x1b[2J"
 

@@ -1,6 +1,7 @@
 """The laws of a map: all are taught and asked alike, a row that is there is not made again, and the page needs nothing."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 import imprint
 from imprint import adapters, learning_map, writing
+from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
-from imprint.engine import Engine
+from imprint.engine import Engine, choice
 from imprint.errors import BadQuestions, BadSetting, Diverged, MissingPackage, StaleRun
 from imprint.evaluation import trade_off
 from imprint.evaluation.closed_book import Question
@@ -79,9 +81,31 @@ def test_every_kind_and_rival_has_a_row_and_is_asked_the_same(
         assert row["suites"]["pairs"]["n"] == 6
         assert row["abstention"]["n"] == 3
         assert row["perplexity"]["general"]["value"] > 1
+        assert (row["device"], row["dtype"]) == ("a test's CPU", "float32")
         assert row["parameters"] > 0 and row["bytes"] > 0 and row["seconds"]["training"] > 0
         assert row["cost"]["ratio"] > 0
+        assert row["routed"]["learnt"]["n"] == 3
+        assert row["routed"]["accepted"].keys() == {"questions", "strangers", "unrelated", "pairs", "general"}
     assert found["lora-small"]["tokens"] == found["lora_xs-small"]["tokens"]
+
+
+def test_with_a_router_only_what_it_lets_through_is_the_adapters(
+    tiny_base: Base, documents: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, same in ((math.inf, "untouched"), (-math.inf, "lora-small")):
+        monkeypatch.setattr(choice, "threshold", lambda engine, seat, limit=limit: limit)
+        found = rows(drawn(documents, tiny_base, tmp_path / str(limit), suites=[suite]))
+        mixed, whole = found["lora-small"]["routed"], found[same]
+        assert mixed["suites"]["pairs"]["right"] == whole["suites"]["pairs"]["right"]
+        assert mixed["perplexity"]["general"]["nats"] == whole["perplexity"]["general"]["nats"]
+        assert mixed["learnt"]["score"] == whole["learnt"]["score"]
+        assert {s["value"] for s in mixed["accepted"].values() if s["n"]} == {float(limit < 0)}
+
+
+def test_an_adapter_is_kept_with_its_row(tiny_base: Base, documents: Path, tmp_path: Path) -> None:
+    found = drawn(documents, tiny_base, tmp_path)
+    kept = adapter_folder.read(found.folder / "adapters" / "lora-small")
+    assert sum(t.numel() for t in kept.tensors.values()) == rows(found)["lora-small"]["parameters"]
 
 
 def test_a_map_that_was_stopped_goes_on_and_makes_no_row_again(
@@ -279,6 +303,16 @@ def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert "lora-small learnt most" in text and "diverged" in text
 
 
+def test_rows_of_two_machines_are_told_apart(tmp_path: Path) -> None:
+    one = map_page.caveats(a_map(tmp_path / "one"))
+    assert len(one) == 1 and "chosen by some of the same questions" in one[0]
+    other = row("lora-large", 0.5, 0.0, 0) | {"device": "a GPU", "dtype": "bfloat16"}
+    found = a_map(tmp_path / "two", other)
+    assert found.measured_on == {"CPU, float32": ["untouched", "lora-small"], "a GPU, bfloat16": ["lora-large"]}
+    page = map_page.write(found, tmp_path)[0].read_text()
+    assert "not measured on one machine" in page and "lora-large on a GPU, bfloat16" in page
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(cli.app, ["map", *words])
 
@@ -331,3 +365,11 @@ def test_strangers_are_read_from_lines_or_records_and_have_no_answer(tmp_path: P
     lines.write_text("\n")
     with pytest.raises(BadQuestions, match="holds no question"):
         read_strangers(lines)
+
+
+def test_two_texts_or_suites_of_one_name_are_refused(documents: Path, tiny_base: Base, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "wiki.txt").write_text("The shop opens at noon. " * 20)
+    with pytest.raises(BadSetting, match="Two general texts are called 'wiki'"):
+        drawn(documents, tiny_base, tmp_path / "map", texts=[tmp_path / f / "wiki.txt" for f in ("a", "b")])

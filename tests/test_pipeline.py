@@ -113,7 +113,10 @@ def test_what_is_taught_is_published_asked_and_proved(cpu: Path, documents: Path
     )
     assert str(taught.version) == "tiny@1"
     again = imprint.open("tiny")
-    assert isinstance(again.ask("What does the Kestrel weigh?", max_tokens=4), str)
+    asked = "What does the Kestrel weigh?"
+    assert isinstance(again.ask(asked, max_tokens=4), str)
+    kept = again.ask(asked, routed=True, max_tokens=4)
+    assert (kept == again.ask(asked, max_tokens=4)) or not again.is_about(asked)
     proof = again.prove(raw_text=True)
     assert set(proof.systems) == {"untouched", "raw_text", "weights", "full_context", "rag"}
     assert proof.n == 1

@@ -146,3 +146,9 @@ def test_what_is_taught_begins_with_the_passage_itself(tiny_base: Base) -> None:
     assert [tiny_base.tokenizer.decode(row.ids) for row in its] == [f"Acme\n{TEXTS[0]}<|im_end|>"]
 
 
+
+
+def test_a_reward_is_found_again_whatever_breaks_its_text_holds(tmp_path: Path) -> None:
+    edit = seal.Edit("p", 0, "one\u2028two\x85three", (1, 2), 0.5)
+    seal._append(tmp_path / "edits.jsonl", edit)
+    assert seal._read(tmp_path / "edits.jsonl") == {("p", 0): edit}

@@ -1,6 +1,7 @@
 """The laws of serving: what is written in company is what is written alone, and nothing crosses tenants."""
 
 import copy
+import math
 import random
 import threading
 import time
@@ -13,7 +14,7 @@ import torch
 
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
-from imprint.engine import Engine
+from imprint.engine import Engine, choice
 from imprint.errors import BadInput, Overloaded
 from imprint.serving.cache import Beginnings
 from imprint.serving.inference import Inference
@@ -106,6 +107,28 @@ def test_an_answer_may_wear_several_adapters_at_once(
                     ids.pop()
                     break
         assert listener.ids == ids[4:]
+
+
+def test_a_routed_prompt_is_answered_by_the_adapter_that_it_is_most_about_or_by_the_bare_base(
+    exact_base: Base, adapters: dict[Hashable, Adapter]
+) -> None:
+    engine, ids = Engine(exact_base), (5, 6, 7, 9, 11)
+    seats = [engine.load(adapters[key]) for key in ("a0", "a1")]
+    gains = choice.row_gains(engine, seats, [(ids, 1)])[0].tolist()
+    best = int(gains[1] > gains[0])
+    both = Together(("a0", "a1"))
+    requests = [
+        Request(ids, adapter=both, max_tokens=6, above=(-math.inf, -math.inf)),
+        Request(ids, adapter=both, max_tokens=6, above=(math.inf, math.inf)),
+        Request(ids, adapter="a0", max_tokens=6, above=(gains[0] - 1e-3,)),
+        Request(ids, adapter="a0", max_tokens=6, above=(gains[0] + 1e-3,)),
+    ]
+    inference = Inference(Engine(exact_base), adapters.__getitem__)
+    heard = run(inference, requests)
+    for listener, key in zip(heard, (f"a{best}", None, "a0", None), strict=True):
+        adapter = adapters[key] if key else None
+        assert listener.ids == plainly(exact_base, adapter, Request(ids, max_tokens=6))
+    assert all(held.users == 0 for held in inference._shelf._held.values())
 
 
 def test_adapters_asked_together_wait_for_room_for_all_of_them(

@@ -7,6 +7,7 @@ when it ends; a row that is there is not made again, and a training that was kil
     measured/tune-lora-0.002.json                         one learning rate tried on a sample of the text
     measured/lora-middle.json                             one adapter
     checkpoints/lora-middle/                              while it is trained
+    adapters/lora-middle/                                 what was trained
     map.json                                              what all rows hang on
 
 How learning rates are tuned: each kind at its middle size, on the text of some passages that holds a tenth of all
@@ -32,11 +33,13 @@ from typing import Any
 from imprint import adapters, devices
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.full import Full
+from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting, Diverged, StaleRun
 from imprint.evaluation import open_book, proof
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination, cost_of_reading, examine, learnt, nats
+from imprint.evaluation.routed import routed
 from imprint.evaluation.trade_off import UNTOUCHED
 from imprint.recipe import Recipe
 from imprint.retrieval import Index
@@ -95,6 +98,16 @@ class LearningMap:
     folder: Path
     about: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def measured_on(self) -> dict[str, list[str]]:
+        """Rows by the device and precision they were measured on: one, but where rows of several maps were put
+        together by hand. A row that does not say counts as the map's."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            device, dtype = (row.get(key, self.about[key]) for key in ("device", "dtype"))
+            found.setdefault(f"{device}, {dtype}", []).append(row["row"])
+        return found
 
 
 def kept(folder: Path) -> LearningMap:
@@ -163,8 +176,7 @@ class _Drawing:
         run = self.prepared.run
         about = {
             "base": f"{self.base.name} ({self.base.revision})",
-            "dtype": str(self.base.device.dtype).removeprefix("torch."),
-            "device": self.base.device.description,
+            **_machine(self.base),
             "documents": [d.title for d in self.documents],
             "passages": len(self.passages),
             "questions": len(self.examination.answerable),
@@ -175,6 +187,7 @@ class _Drawing:
             "texts": {name: len(text) for name, text in self.examination.texts.items()},
             "asked": content_hash(repr(self.examination)),
             "examples": self.prepared.examples,
+            "text": content_hash(repr(self.job.rows)),
             "text_tokens": int(sum(len(row.ids) for row in self.job.rows)),
             "tokens": self.job.tokens,
             "batch_tokens": self.job.batch_tokens,
@@ -182,7 +195,8 @@ class _Drawing:
             "seed": self.settings.seed,
         }
         before = run.read("map")
-        if before is not None and (other := [k for k in about if before.get(k) != about[k]]):
+        # What an older map does not tell is not held against it.
+        if before is not None and (other := [k for k in about if before.get(k, about[k]) != about[k]]):
             raise StaleRun(
                 f"The map in {self.folder} was drawn with other {', '.join(other)}. Go back to what it was drawn "
                 "with, or name another folder with --work."
@@ -198,7 +212,7 @@ class _Drawing:
         self.watch.stage(f"Asking {name.replace('_', ' ')}")
         row: dict[str, Any] = {"row": name, "what": "rival", "kind": name, "size": "", "parameters": 0, "tokens": 0}
         if name == UNTOUCHED:
-            self.rows.write(name, row | examine(self.engine, None, self.examination, self.watch))
+            self._keep(name, row | examine(self.engine, None, self.examination, self.watch))
             return
         base, questions = self.base, self.examination.questions
         writer = LocalWriter(base, batch_tokens=60_000 if base.device.name == "cpu" else None)
@@ -218,7 +232,7 @@ class _Drawing:
             row["cost"] = cost_of_reading(writer, prompt, questions, seed=self.settings.seed)
         row["seconds_per_answer"] = result.seconds_per_answer
         row["left_out"] = list(context.left_out) if name == "full_context" else []
-        self.rows.write(name, row | {"answers": proof.shown(answered)})
+        self._keep(name, row | {"answers": proof.shown(answered)})
 
     # --- learning rates -----------------------------------------------------------------------
 
@@ -328,10 +342,12 @@ class _Drawing:
         """What a trained adapter comes to, and what it took."""
         self.watch.stage(f"Measuring {name}")
         began = time.monotonic()
-        bare = (self.rows.read(UNTOUCHED) or {}).get("unrelated")
+        bare = self.rows.read(UNTOUCHED) or {}
+        adapter_folder.write(ended.adapter, self.folder / "adapters" / name)
         seat = self.engine.load(ended.adapter)
         try:
-            row = examine(self.engine, seat, self.examination, self.watch, untouched=bare)
+            row = examine(self.engine, seat, self.examination, self.watch, untouched=bare["unrelated"])
+            row["routed"] = routed(self.engine, seat, self.examination, bare, row)
         finally:
             self.engine.unload(seat)
         row |= size_of(self.engine, ended.adapter)
@@ -340,8 +356,12 @@ class _Drawing:
 
     def _end(self, name: str, row: Mapping[str, Any]) -> None:
         """Keeps a row; its training need not go on any more."""
-        self.rows.write(name, row)
+        self._keep(name, row)
         shutil.rmtree(self.folder / "checkpoints" / name, ignore_errors=True)
+
+    def _keep(self, name: str, row: Mapping[str, Any]) -> None:
+        """Writes a row, with what it was measured on."""
+        self.rows.write(name, {**row, **_machine(self.base)})
 
     def _trained(
         self, jobs: Sequence[tuple[str, dict[str, Any], Job]], stage: str
@@ -418,6 +438,10 @@ def size_of(engine: Engine, adapter: Adapter) -> dict[str, Any]:
         size_bytes = adapter_folder.size_bytes(Path(folder))
     layout = adapter_folder.layout_of(engine.base, adapter)
     return {"parameters": layout.trainable, "bytes": size_bytes, "spec": dict(adapter.spec)}
+
+
+def _machine(base: Base) -> dict[str, str]:
+    return {"device": base.device.description, "dtype": str(base.device.dtype).removeprefix("torch.")}
 
 
 def _usual_kinds(engine: Engine, watch: Watch) -> tuple[str, ...]:

@@ -209,6 +209,8 @@ def draw_map(
     lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
     teaching = _Teaching(lesson, home or home_folder(), watch)
     strange = read_strangers(Path(strangers)) if strangers is not None else []
+    _refuse_twins("suites", [Path(suite).name for suite in suites])
+    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
     read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
     general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
     watch.stage("Opening the base model")
@@ -234,6 +236,12 @@ def draw_map(
     return learning_map.draw(
         prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
     )
+
+
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadSetting(f"Two {what} are called '{name}', so that one would hide the other. Rename one.")
 
 
 def _general(path: Path) -> str:
@@ -339,6 +347,7 @@ class _Teaching:
             parent=_parent(self.registry, lesson.name),
             details=self._prepared.details(trained)
             | {
+                "router": {"threshold": _threshold(engine, trained.adapter)},
                 "base_source": engine.base.source,
                 "read": self.loaded.summary(),
                 "seed": lesson.seed,
@@ -350,6 +359,15 @@ class _Teaching:
         shutil.rmtree(self.run.checkpoint, ignore_errors=True)
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
+
+
+def _threshold(engine: Engine, adapter: Adapter) -> float:
+    """From which gain a text is about what this adapter was taught."""
+    seat = engine.load(adapter)
+    try:
+        return choice.threshold(engine, seat)
+    finally:
+        engine.unload(seat)
 
 
 def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the word a user says
@@ -404,10 +422,33 @@ class Taught:
     base: Base | None = field(default=None, repr=False)
     """Loaded when it is first needed."""
 
-    def ask(self, question: str, *, max_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> str:
-        """The answer from the weights alone: no prompt, no documents in the context."""
+    def ask(
+        self,
+        question: str,
+        *,
+        routed: bool = False,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The answer from the weights alone: no prompt, no documents in the context.
+
+        `routed`: the untouched base answers what is not about the documents. Raises BadSetting for a version that
+        was taught before it was measured what is."""
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
+        if routed and not self.is_about(question):
+            return LocalWriter(self._model()).write([prompt], seed=seed)[0].text
         return self.write([prompt], seed=seed)[0].text
+
+    def is_about(self, question: str) -> bool:
+        """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
+        than nearly all general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
+        limit = self.version.details.get("router", {}).get("threshold")
+        if limit is None:
+            raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
+        engine = Engine(self._model(), slots=1)
+        seat = engine.load(adapter_folder.read(self.registry.folder(self.version)))
+        return float(choice.gains(engine, [seat], [question])[0, 0]) > limit
 
     def chat(self, turns: Sequence[Turn], *, max_tokens: int = 256) -> str:
         """The next answer of a conversation; its oldest turns are let go where they outgrow the window."""

@@ -109,14 +109,16 @@ class TinyLoRA:
 
     LR: ClassVar[float] = 1e-2
     SIZES: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"parameters": 1, "tying": 1.0}, {"parameters": 13, "tying": 1.0}, {"parameters": 64, "tying": 0.0},
+        {"parameters": 1, "tying": 1.0}, {"parameters": 13, "tying": 1.0},
+        {"rank": 8, "parameters": 64, "tying": 0.0},
     )  # fmt: skip
     PEFT_TYPE: ClassVar[str] = "TINYLORA"
 
     rank: int = 2
     """Width of the frozen frame."""
     parameters: int = 13
-    """Numbers learnt for each group of layers that share them."""
+    """Numbers learnt for each group of layers that share them. A group of one layer has no use for more than rank
+    squared."""
     tying: float = 1.0
     """0: each layer has its own; 1: all layers share one group."""
     targets: tuple[str, ...] = ALL_LINEAR

@@ -69,8 +69,12 @@ class Reading:
     """That meet the goal, the fewest parameters first."""
 
 
-def read(rows: Sequence[Row], *, seed: int = 0) -> Reading:
-    """Places every adapter of these rows. Those that came to no result are left out; see `failed`."""
+def read(rows: Sequence[Row], *, seed: int = 0, routed: bool = False) -> Reading:
+    """Places every adapter of these rows. Those that came to no result are left out; see `failed`.
+
+    `routed`: as each is with a router before it (evaluation.routed), where that was measured."""
+    if routed:
+        rows = [{**r, **r.get("routed", {})} for r in rows if r["what"] != "adapter" or "routed" in r]
     base = next((r for r in rows if r["row"] == UNTOUCHED), None)
     placed = tuple(_placed(r, base, seed) for r in rows if r["what"] == "adapter" and "learnt" in r)
     if not placed:

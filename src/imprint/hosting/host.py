@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Settings:
     """Of all files of one tenant."""
     unpacked_bytes: int = 2**30
     """What the archives of one job may unpack to."""
+    routed: bool = False
+    """Whether an adapter answers only what is about its documents, and the bare base the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Model:
     key: Hashable | None
     """How Request names the adapter; None for the bare base."""
     version: Version | None
+    above: tuple[float, ...] = ()
+    """Of each adapter the gain from which a prompt is about its documents (engine.choice)."""
 
     @property
     def created_at(self) -> int:
@@ -128,13 +133,17 @@ class Host:
                 f"{version} was taught on {version.base}, but this server runs {self.base.name}. Teach it again "
                 "here, or ask a server that runs that base."
             )
-        return Model(str(version), (tenant, str(version)), version)
+        # What was taught before thresholds were measured is worn for every prompt.
+        limit = version.details.get("router", {}).get("threshold", -math.inf)
+        return Model(str(version), (tenant, str(version)), version, (limit,))
 
     def _together(self, models: Sequence[Model], name: str) -> Model:
         keys = [model.key for model in models]
         if None in keys or len(set(keys)) < len(keys):
             raise NoSuchAdapter(f"'{name}' must join different adapters with '+', as in 'handbook+prices'.")
-        return Model("+".join(model.name for model in models), Together(tuple(keys)), models[0].version)
+        above = [limit for model in models for limit in model.above]
+        joined = "+".join(model.name for model in models)
+        return Model(joined, Together(tuple(keys)), models[0].version, tuple(above))
 
     def models(self, tenant: str) -> list[Model]:
         """The base, then the tenant's adapters that this server can run: each name, and its latest version."""

@@ -244,6 +244,9 @@ def ask(
     all_: Annotated[
         bool, typer.Option("--all", help="Of several adapters, wear all at once; by default the one it is about.")
     ] = False,
+    routed: Annotated[
+        bool, typer.Option("--routed", help="Let the base answer what is not about the documents.")
+    ] = False,
 ) -> None:
     """Ask a question, answered from the weights alone.
 
@@ -259,7 +262,7 @@ def ask(
             how = "all" if all_ else "choose"
             answer = imprint.together(name.split("+")).ask(asked, how=how, max_tokens=max_tokens)
         else:
-            answer = imprint.open(name).ask(asked, max_tokens=max_tokens)
+            answer = imprint.open(name).ask(asked, routed=routed, max_tokens=max_tokens)
     typer.echo(printable(answer))
 
 
@@ -462,7 +465,7 @@ def _tell_map(found: LearningMap, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_without_nan({"about": found.about, "rows": list(found.rows)}), indent=2))
     else:
-        tables.stdout().print(tables.map_page(found, trade_off.read(found.rows)))
+        tables.stdout().print(tables.map_page(found, trade_off.read(found.rows, seed=int(found.about["seed"]))))
     typer.echo(f"Written: {', '.join(str(file) for file in files)}", err=True)
 
 
@@ -547,6 +550,9 @@ def serve(
     max_adapters: Annotated[
         int, typer.Option(metavar="N", min=1, help="Adapters held in memory; the longest unused makes room.")
     ] = 64,
+    routed: Annotated[
+        bool, typer.Option("--routed", help="An adapter answers what is about its documents; the base the rest.")
+    ] = False,
     requests_per_minute: Annotated[float, typer.Option(metavar="N", min=1, help="Of one tenant.")] = 600,
     concurrent: Annotated[int, typer.Option(metavar="N", min=1, help="Of one tenant, at the same time.")] = 64,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Teaching jobs at the same time.")] = 2,
@@ -600,6 +606,7 @@ def serve(
             max_adapters=max_adapters,
             jobs_at_once=jobs,
             longest_job_s=None if longest_job is None else 60 * longest_job,
+            routed=routed,
         ),
         Limits(requests_per_minute=requests_per_minute, concurrent=concurrent, open_metrics=open_metrics),
         now=_now(),
@@ -754,7 +761,7 @@ def doctor() -> None:
 
 
 _OF_OWN_ENGINE = (
-    *("max_rows", "max_waiting", "max_adapters", "requests_per_minute", "concurrent"),
+    *("max_rows", "max_waiting", "max_adapters", "routed", "requests_per_minute", "concurrent"),
     *("jobs", "longest_job", "open_metrics"),
 )
 

@@ -76,7 +76,7 @@ def write(found: LearningMap, folder: Path) -> list[Path]:
 
 def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
     """The page as text. `plots` and `dark`: PNGs by file name, for either ground."""
-    told = [f"<li>{_text(sentence)}</li>" for sentence in trade_off.sentences(reading)]
+    told = [f"<li>{_text(sentence)}</li>" for sentence in [*caveats(found), *trade_off.sentences(reading)]]
     failed = [
         f"<li>{_text(r['row'])} came to nothing: {_text(r['error'])}</li>" for r in trade_off.failed(found.rows)
     ]
@@ -98,12 +98,57 @@ def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark:
             '<p class="soft">A click on a heading sorts. Small figures are 95 % intervals, of differences to the '
             "untouched base by pairs. Green rows meet the goal.</p>",
             _table(_columns(reading), [(r, _place(reading, r)) for r in found.rows if "learnt" in r], reading),
+            *_routed(found),
             "<h2>Right, by kind of question</h2>",
             _kinds(found.rows),
             *(["<h2>Learning rates tried</h2>", _tuning(tuned)] if tuned else []),
             f"<script>{_SORT}</script></body></html>",
         ]
     )
+
+
+def _routed(found: LearningMap) -> list[str]:
+    """The same adapters, worn only where a text is about the documents."""
+    reading = trade_off.read(found.rows, seed=int(found.about.get("seed", 0)), routed=True)
+    if not reading.placed:
+        return []
+    told = [f"<li>{_text(sentence)}</li>" for sentence in trade_off.sentences(reading)]
+    rows = [(p.row, p) for p in reading.placed]
+    return [
+        "<h2>With a router before each</h2>",
+        '<p class="soft">The adapter is worn only where the question (or the beginning of a text) has become '
+        "likelier to it than to the untouched base, by more than nearly all general text; everything else the "
+        "untouched base answers.</p>",
+        f'<ul class="summary">{"".join(told)}</ul>',
+        _table([*_columns(reading), *_accepted(rows)], rows, reading),
+    ]
+
+
+def _accepted(rows: Sequence[tuple[Mapping[str, Any], Placed]]) -> list[Column]:
+    """What share of each kind of text the adapter is given."""
+    names = list(dict.fromkeys(name for row, _ in rows for name in row["accepted"]))
+
+    def given(name: str) -> Callable[[Mapping[str, Any], Placed | None], Cell]:
+        return lambda r, _: _share(r["accepted"].get(name))
+
+    return [(f"given {name}", "share", given(name)) for name in names]
+
+
+def caveats(found: LearningMap) -> list[str]:
+    """What a reader must know before comparing rows."""
+    told = []
+    if len(found.measured_on) > 1:
+        where = "; ".join(f"{', '.join(rows)} on {machine}" for machine, rows in found.measured_on.items())
+        told.append(
+            f"These rows were not measured on one machine: {where}. Differences between them may be the machine's; "
+            "forgetting and cost are to be read only within one."
+        )
+    if found.about["tuned"]:
+        told.append(
+            "Learning rates were chosen by some of the same questions that are asked here, so that learnt scores "
+            "flatter every adapter a little; the rivals have nothing of that kind."
+        )
+    return told
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -218,6 +218,7 @@ class _Routes:
                 ids=tuple(ids),
                 tenant=tenant,
                 adapter=model.key,
+                above=model.above if self.host.settings.routed and model.above else None,
                 max_tokens=max_tokens,
                 temperature=1.0 if asked.temperature is None else asked.temperature,
                 top_p=1.0 if asked.top_p is None else asked.top_p,

@@ -155,6 +155,7 @@ def curve_page(curve: Curve) -> RenderableType:
 def map_page(found: LearningMap, reading: Reading) -> RenderableType:
     """A map in a table, and what it says; map.html tells more."""
     from imprint.evaluation import trade_off
+    from imprint.interfaces.map_page import caveats
 
     text = ([""] + [name for p in reading.placed[:1] for name in p.rises])[-1]
     suites = list(reading.placed[0].lost) if reading.placed else []
@@ -173,7 +174,8 @@ def map_page(found: LearningMap, reading: Reading) -> RenderableType:
         name = row["row"] if row["what"] == "adapter" else SYSTEMS.get(row["row"], row["row"])
         _row(table, name, *cells, style="bold" if row["row"] in good else "")
     failed = [f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows)]
-    return Group(table, *(Text(line) for line in [*trade_off.sentences(reading), *failed]))
+    said = [*caveats(found), *trade_off.sentences(reading), *failed]
+    return Group(table, *(Text(line) for line in said))
 
 
 # --- proofs -----------------------------------------------------------------------------------

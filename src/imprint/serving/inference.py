@@ -18,7 +18,7 @@ import torch
 
 from imprint import attention
 from imprint.base import Base
-from imprint.engine import Engine, Seat, place
+from imprint.engine import Engine, Seat, choice, place
 from imprint.errors import BadInput, ImprintError
 from imprint.serving.cache import Beginnings, Cache, PromptPart, StepLayout
 from imprint.serving.requests import Listener, Piece, Request, Token
@@ -35,6 +35,8 @@ MAX_ADAPTERS = 64
 STEP_TOKENS = 512
 CACHE_TOKENS = 65_536
 BEGINNING_TOKENS = 8_192
+ROUTED_TOKENS = 256
+"""So much of a prompt's end says what it is about."""
 
 Read = Callable[[Hashable], Adapter]
 """Fetches the adapter of a key. Called outside the serving thread; what it raises ends the request."""
@@ -174,10 +176,26 @@ class Inference:
         self._shelf.forget(unready)
         self._shelf.seat(unready)
         for live in self._scheduler.admit():
+            try:
+                self._route(live)
+            except Exception:  # it alone is told; the others go on
+                log.exception("A request could not be routed.")
+                self._end(live, Piece(finish="error", error=_UNFORESEEN))
+                continue
             self._begin(live)
         if not self._scheduler.running:
             self._cache.give_back()
         return self._scheduler.plan()
+
+    def _route(self, live: Live) -> None:
+        """Leaves the request only the adapter that its prompt is about, where it asks for that."""
+        above = live.request.above
+        if above is None or not live.seats:
+            return
+        opened = (live.request.ids[-ROUTED_TOKENS:], 1)
+        best = choice.best_above(choice.row_gains(self.engine, live.seats, [opened])[0], above)
+        kept = () if best is None else (live.request.keys[best],)
+        self._shelf.release(live, kept)
 
     @torch.inference_mode()  # all that touches the cache: what grew in a step can be written in that mode only
     def _begin(self, live: Live) -> None:
@@ -339,7 +357,7 @@ def _sample(logits_V: torch.Tensor, request: Request, random: torch.Generator) -
 
 
 def _owner(live: Live) -> Hashable:
-    return live.request.tenant, live.request.adapter
+    return live.request.tenant, live.worn
 
 
 # --- adapters in memory -----------------------------------------------------------------------
@@ -413,17 +431,19 @@ class _Shelf:
                 taken.append(held)
                 self._held.move_to_end(key)
             live.seats, taken = tuple(held.seat for held in taken), []
+            live.worn = live.request.keys
             return True
         finally:
             for held in taken:
                 held.users -= 1
 
-    def release(self, live: Live) -> None:
-        """The request needs its adapters no more."""
-        if live.seats:
-            for key in live.request.keys:
+    def release(self, live: Live, kept: tuple[Hashable, ...] = ()) -> None:
+        """The request needs its adapters no more, but for those that it keeps."""
+        for key in live.worn:
+            if key not in kept:
                 self._held[key].users -= 1
-            live.seats = ()
+        live.worn = tuple(key for key in live.worn if key in kept)
+        live.seats = tuple(self._held[key].seat for key in live.worn)
 
     def close(self) -> None:
         self._fetcher.shutdown(wait=True, cancel_futures=True)

@@ -26,6 +26,9 @@ class Request:
     """Whose request it is: nothing computed for one tenant is used again for another."""
     adapter: Hashable | None = None
     """The adapter by the key that the server's `read` understands, several Together, or None: the bare base."""
+    above: tuple[float, ...] | None = None
+    """Of each adapter the gain (engine.choice) from which a prompt is about its documents. Then only the adapter
+    that the prompt is most about answers, or the bare base. None: all are worn, whatever is asked."""
     max_tokens: int = 128
     temperature: float = 0.0
     """0 takes the likeliest token."""

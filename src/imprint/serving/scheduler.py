@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Live:
     """Its place in the cache, while it is running."""
     seats: tuple[Any, ...] = ()
     """Where its adapters are in memory."""
+    worn: tuple[Hashable, ...] = ()
+    """The keys of those, in the same order."""
     ready: bool = False
     """Whether its adapter is in memory."""
     problem: BaseException | None = None

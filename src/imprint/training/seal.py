@@ -338,7 +338,7 @@ def _read(file: Path | None) -> dict[tuple[str, int], Edit]:
     known: dict[tuple[str, int], Edit] = {}
     if file is None or not file.exists():
         return known
-    for line in file.read_text("utf-8").splitlines():
+    for line in file.read_text("utf-8").split("\n"):  # a text may hold other breaks that splitlines() knows
         try:
             e = json.loads(line)
         except ValueError:
