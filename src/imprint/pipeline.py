@@ -442,7 +442,7 @@ class Taught:
 
     def is_about(self, question: str) -> bool:
         """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
-        than nearly all general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
+        than most general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
         limit = self.version.details.get("router", {}).get("threshold")
         if limit is None:
             raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")

@@ -25,8 +25,9 @@ Opened = tuple[tuple[int, ...], int]
 READ_TOKENS = 64
 """So much of a text says what it is about."""
 _PASS_TOKENS = 2048
-_GENERAL = 0.98
-"""Share of general texts that the bare base keeps."""
+_GENERAL = 0.85
+"""Share of general questions, and of general prose, that the bare base keeps: the others are those that look most
+like the documents' questions, and few (docs/log.md)."""
 _MOST = 3
 """Tokens of a text that are looked at besides, those that gained most."""
 
@@ -59,8 +60,8 @@ def row_gains(engine: Engine, seats: Sequence[Seat], rows: Sequence[Opened]) -> 
 
 
 def threshold(engine: Engine, seat: Seat) -> float:
-    """The gain above which a text is about the adapter's documents: more than nearly all general prose and nearly
-    all general questions gain."""
+    """The gain above which a text is about the adapter's documents: more than most general prose and most general
+    questions gain."""
     prose = [(tuple(ids[:READ_TOKENS]), 1) for ids in general_rows(engine.base)[0]]
     questions = [asked(engine, question) for question in general_questions()]
     return max(float(row_gains(engine, [seat], rows)[:, 0].quantile(_GENERAL)) for rows in (prose, questions))

@@ -2,7 +2,7 @@
 
 Nothing is asked again: of every question, item and window either the adapter's result counts or the untouched
 base's, as the router would choose. The router is engine.choice: the text before an answer must have become
-likelier, by more than nearly all general text does. It reads what is known before the answer: a question, what
+likelier, by more than most general text does. It reads what is known before the answer: a question, what
 an item's continuations have in common (or, where that is nothing, the continuations), a window's first tokens."""
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _routed(found: LearningMap) -> list[str]:
     return [
         "<h2>With a router before each</h2>",
         '<p class="soft">The adapter is worn only where the question (or the beginning of a text) has become '
-        "likelier to it than to the untouched base, by more than nearly all general text; everything else the "
+        "likelier to it than to the untouched base, by more than most general text; everything else the "
         "untouched base answers.</p>",
         f'<ul class="summary">{"".join(told)}</ul>',
         _table([*_columns(reading), *_accepted(rows)], rows, reading),
