@@ -89,8 +89,8 @@ def test_what_is_written_greedily_is_greedy(tiny_base: Base) -> None:
 
 def test_rows_that_differ_in_their_last_token_are_read_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = likelihood._read
-    monkeypatch.setattr(likelihood, "_read", lambda base, reads: (read.append(len(reads)), real(base, reads))[1])
+    real = Base.read_rows
+    monkeypatch.setattr(Base, "read_rows", lambda base, rows: (read.append(len(rows)), real(base, rows))[1])
     judge(tiny_base, [Row((1, 2, 3, last), 3) for last in range(20)])
     assert read == [1]
 

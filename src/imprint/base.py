@@ -1,4 +1,6 @@
-"""Which base model, from where: what the user named, else the one that comes along."""
+"""Which base model, from where: what the user named, else the one that comes along.
+
+Shape key: N tokens of rows that stand one after another, D width."""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from imprint import attention, devices
+from imprint.attention import PackedRows
 from imprint.devices import Device
 from imprint.errors import NoSuchBase
 from imprint.home import cache_folder
@@ -63,6 +66,37 @@ class Base:
         configured = self.model.generation_config.eos_token_id
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(i for i in ids if i is not None)
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values in a layer's cache."""
+        config = self.model.config
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        config = self.model.config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+    def read_rows(
+        self, rows: Sequence[Sequence[int]], *, blocks: Any = None, given_ND: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The last hidden states of rows of tokens, read one after another without padding: N D.
+
+        `blocks`: in place of all of the model, some of its blocks; `given_ND`: what these are to go on from."""
+        device, lengths = self.device.torch, [len(ids) for ids in rows]
+        position_1N = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+        inputs: dict[str, torch.Tensor] = {}
+        if given_ND is None:
+            inputs["input_ids"] = torch.tensor([[token for ids in rows for token in ids]], device=device)
+        else:
+            inputs["inputs_embeds"] = given_ND[None]
+        with attention.laid_out(PackedRows(lengths, device, self.model.dtype)):
+            read = self.model.model if blocks is None else blocks
+            output = read(**inputs, position_ids=position_1N, use_cache=False)
+        hidden_ND: torch.Tensor = output.last_hidden_state[0]
+        return hidden_ND
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False))
@@ -140,6 +174,19 @@ class Base:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def in_passes(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Rows, by their place, cut in their order into passes of at most so many tokens; a longer one stands alone."""
+    passes: list[list[int]] = []
+    room = 0
+    for i, length in enumerate(lengths):
+        if not passes or length > room:
+            passes.append([])
+            room = most_tokens
+        passes[-1].append(i)
+        room -= length
+    return passes
 
 
 def load(name: str | None = None, *, device: str | None = None) -> Base:

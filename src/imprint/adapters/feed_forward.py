@@ -16,11 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from imprint import attention
 from imprint.adapters import layout as layouts
 from imprint.adapters.layout import block_of
-from imprint.attention import PackedRows
-from imprint.base import Base
+from imprint.base import Base, in_passes
 from imprint.errors import BadSetting
 from imprint.types import Adapter, Turn
 
@@ -122,21 +120,27 @@ def general_rows(base: Base) -> tuple[list[list[int]], list[list[int]]]:
     """General prose, and general questions with answers, as rows of tokens.
 
     Not the text of evaluation.forgetting: an adapter set by what it is measured by would look better than it is."""
-    prose, asked = [], []
-    for block in resources.files("imprint.adapters").joinpath("general.txt").read_text("utf-8").split("\n\n"):
-        if block.startswith("Q: "):
-            question, _, answer = block.removeprefix("Q: ").partition("\nA: ")
-            asked.append(base.training_ids((Turn("user", question), Turn("assistant", answer.strip())))[0])
-        else:
-            prose.append(base.training_ids((Turn("text", block.strip()),))[0])
-    return prose, asked
+    prose, asked = _general_text()
+    return (
+        [base.training_ids((Turn("text", text),))[0] for text in prose],
+        [base.training_ids((Turn("user", question), Turn("assistant", answer)))[0] for question, answer in asked],
+    )
 
 
 def general_questions() -> list[str]:
     """The questions of general_rows()."""
-    text = resources.files("imprint.adapters").joinpath("general.txt").read_text("utf-8")
-    blocks = (block for block in text.split("\n\n") if block.startswith("Q: "))
-    return [block.removeprefix("Q: ").partition("\nA: ")[0] for block in blocks]
+    return [question for question, _ in _general_text()[1]]
+
+
+def _general_text() -> tuple[list[str], list[tuple[str, str]]]:
+    prose, asked = [], []
+    for block in resources.files("imprint.adapters").joinpath("general.txt").read_text("utf-8").split("\n\n"):
+        if block.startswith("Q: "):
+            question, _, answer = block.removeprefix("Q: ").partition("\nA: ")
+            asked.append((question, answer.strip()))
+        else:
+            prose.append(block.strip())
+    return prose, asked
 
 
 def some_rows(rows: Sequence[Sequence[int]], tokens: int, draw: torch.Generator) -> list[list[int]]:
@@ -156,15 +160,12 @@ def mlp_inputs(
     base: Base, names: Sequence[str], rows: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """What these MLPs of the bare base read, some rows at a time: the rows' lengths, and by name N I."""
-    passes: list[list[list[int]]] = [[]]
     longest = min(_LONGEST, base.window_tokens)
-    for row in (list(row[:longest]) for row in rows):
-        if passes[-1] and sum(map(len, passes[-1])) + len(row) > _PASS:
-            passes.append([])
-        passes[-1].append(row)
-    for some in filter(None, passes):
-        with _overheard(base.model, names) as read:
-            _run(base, some)
+    cut = [list(row[:longest]) for row in rows]
+    for places in in_passes([len(row) for row in cut], _PASS):
+        some = [cut[place] for place in places]
+        with torch.no_grad(), _overheard(base.model, names) as read:
+            base.read_rows(some)
         yield [len(row) for row in some], read
 
 
@@ -187,12 +188,3 @@ def _overheard(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tor
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@torch.no_grad()
-def _run(base: Base, rows: Sequence[Sequence[int]]) -> None:
-    device, lengths = base.device.torch, [len(row) for row in rows]
-    ids_1N = torch.tensor([[token for row in rows for token in row]], device=device)
-    position_1N = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
-    with attention.laid_out(PackedRows(lengths, device, base.model.dtype)):
-        base.model.model(input_ids=ids_1N, position_ids=position_1N, use_cache=False)

@@ -278,10 +278,7 @@ def _read(
 
 def _shape(base: Base) -> tuple[tuple[str, ...], int, int]:
     """Names of the attentions, key heads, head width."""
-    config = base.model.config
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return attentions(base), heads, width
+    return attentions(base), base.key_heads, base.head_width
 
 
 def attentions(base: Base) -> tuple[str, ...]:

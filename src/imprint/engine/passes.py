@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from imprint import attention
-from imprint.attention import PackedRows
 from imprint.base import Base
 from imprint.engine.multi_adapter import Engine, Worn, place
 
@@ -70,9 +69,9 @@ def forward_backward(engine: Engine, rows: Sequence[PassRow], trunk: Trunk | Non
     placed = [rows[i] for i in order]
     ids = [row.ids for row in placed]
     given_ND = None if trunk is None else trunk.give(ids)
-    blocks = engine.base.model.model if trunk is None else trunk.upper
+    blocks = None if trunk is None else trunk.upper
     with engine.routed([(row.seat, len(row.ids)) for row in placed]):
-        hidden_ND = _run(engine.base, blocks, ids, given_ND)
+        hidden_ND = engine.base.read_rows(ids, blocks=blocks, given_ND=given_ND)
     found = _targets(placed, engine.base)
     nats_L = found.nats(hidden_ND, engine.base.model.lm_head.weight)
     nats_L.backward(torch.ones_like(nats_L))
@@ -87,7 +86,7 @@ def forward_backward(engine: Engine, rows: Sequence[PassRow], trunk: Trunk | Non
 def logprobs(engine: Engine, rows: Sequence[PassRow]) -> list[torch.Tensor]:
     """Natural-log probability of each token to be learnt, row by row, as a pass of training sees it."""
     with engine.routed([(row.seat, len(row.ids)) for row in rows]):
-        hidden_ND = _run(engine.base, engine.base.model.model, [row.ids for row in rows], None)
+        hidden_ND = engine.base.read_rows([row.ids for row in rows])
     found = _targets([replace(row, soft=None) for row in rows], engine.base)
     nats_L = found.nats(hidden_ND, engine.base.model.lm_head.weight)
     return [-nats_L[found.row_L.to(nats_L.device) == i] for i in range(len(rows))]
@@ -165,7 +164,7 @@ class Trunk:
         fresh: dict[tuple[int, ...], torch.Tensor] = {}
         if new:
             with torch.no_grad():
-                hidden_ND = _run(self.base, self.lower, new, None)
+                hidden_ND = self.base.read_rows(new, blocks=self.lower)
             fresh = dict(zip(new, hidden_ND.split([len(ids) for ids in new]), strict=True))
         given_ND = torch.cat([fresh[ids] if ids in fresh else self._kept[ids] for ids in rows])
         for ids, hidden in fresh.items():
@@ -178,22 +177,6 @@ class Trunk:
         while self._bytes > self.size_bytes:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.nbytes
-
-
-def _run(base: Base, blocks: Any, rows: Sequence[tuple[int, ...]], given_ND: torch.Tensor | None) -> torch.Tensor:
-    """The last hidden states of rows that stand one after another: N D."""
-    device = base.device.torch
-    lengths = [len(ids) for ids in rows]
-    position_1N = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
-    inputs: dict[str, torch.Tensor] = {}
-    if given_ND is None:
-        inputs["input_ids"] = torch.tensor([[token for ids in rows for token in ids]], device=device)
-    else:
-        inputs["inputs_embeds"] = given_ND[None]
-    with attention.laid_out(PackedRows(lengths, device, base.model.dtype)):
-        output = blocks(**inputs, position_ids=position_1N, use_cache=False)
-    hidden_ND: torch.Tensor = output.last_hidden_state[0]
-    return hidden_ND
 
 
 def _parted(model: Any, blocks: int) -> tuple[Any, Any]:

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from imprint.base import Base
+from imprint.base import Base, in_passes
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, logprobs
 from imprint.errors import BadInput
@@ -162,14 +162,10 @@ def code_lengths(engine: Engine, facts: Sequence[Fact], seat: Seat | None = None
     rows = [_row(engine.base, fact, seat) for fact in facts]
     most = _PASS_TOKENS_GPU if engine.base.device.torch.type == "cuda" else _PASS_TOKENS
     found: list[float] = []
-    batch: list[PassRow] = []
-    for row in [*rows, None]:
-        if batch and (row is None or sum(len(r.ids) for r in batch) + len(row.ids) > most):
-            with engine.base.turns.take():
-                found += [-float(told_L.double().sum()) / math.log(2) for told_L in logprobs(engine, batch)]
-            batch = []
-        if row is not None:
-            batch.append(row)
+    for places in in_passes([len(row.ids) for row in rows], most):
+        with engine.base.turns.take():
+            told = logprobs(engine, [rows[place] for place in places])
+        found += [-float(told_L.double().sum()) / math.log(2) for told_L in told]
     return found
 
 

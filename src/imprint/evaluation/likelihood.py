@@ -7,15 +7,13 @@ Shape key: N tokens of a pass, L tokens judged, D width, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from imprint import attention
-from imprint.attention import PackedRows
-from imprint.base import Base
+from imprint.base import Base, in_passes
 
 _PASS_TOKENS, _PASS_TOKENS_GPU = 2048, 32_768
 """Tokens read at once."""
@@ -49,9 +47,12 @@ def judge(base: Base, rows: Sequence[Row]) -> list[Judged]:
     for i, row in enumerate(rows):
         sharing.setdefault(row.ids[:-1], []).append(i)
     found: dict[int, Judged] = {}
-    for batch in _batches(list(sharing), _PASS_TOKENS_GPU if base.device.torch.type == "cuda" else _PASS_TOKENS):
+    reads = sorted(sharing, key=len)  # where attention pads, it pads little
+    most = _PASS_TOKENS_GPU if base.device.torch.type == "cuda" else _PASS_TOKENS
+    for places in in_passes([len(read) for read in reads], most):
+        batch = [reads[place] for place in places]
         with base.turns.take():
-            hidden_ND = _read(base, batch)
+            hidden_ND = base.read_rows(batch)
             at: list[int] = []
             tokens: list[int] = []
             begin = 0
@@ -67,31 +68,6 @@ def judge(base: Base, rows: Sequence[Row]) -> list[Judged]:
             found[i] = Judged(tuple(logprobs[cursor:end]), all(greedy[cursor:end]))
             cursor = end
     return [found[i] for i in range(len(rows))]
-
-
-def _batches(reads: list[tuple[int, ...]], most_tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Rows of like length together: where attention pads, it pads little."""
-    batch: list[tuple[int, ...]] = []
-    size = 0
-    for read in sorted(reads, key=len):
-        if batch and size + len(read) > most_tokens:
-            yield batch
-            batch, size = [], 0
-        batch.append(read)
-        size += len(read)
-    if batch:
-        yield batch
-
-
-def _read(base: Base, reads: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    """The last hidden states of rows that stand one after another: N D."""
-    device, lengths = base.device.torch, [len(read) for read in reads]
-    tokens_1N = torch.tensor([[token for read in reads for token in read]], device=device)
-    position_1N = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
-    with attention.laid_out(PackedRows(lengths, device, base.model.dtype)):
-        output = base.model.model(input_ids=tokens_1N, position_ids=position_1N, use_cache=False)
-    hidden_ND: torch.Tensor = output.last_hidden_state[0]
-    return hidden_ND
 
 
 def _score(base: Base, hidden_ND: torch.Tensor, at: list[int], tokens: list[int]) -> tuple[list[float], list[bool]]:

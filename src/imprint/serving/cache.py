@@ -24,12 +24,9 @@ class Cache:
     """One row of keys and values for each request that runs."""
 
     def __init__(self, base: Base, rows: int) -> None:
-        config = base.model.config
-        self.layers = int(config.num_hidden_layers)
-        heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        self.layers = int(base.model.config.num_hidden_layers)
         self._like = {"dtype": base.model.dtype, "device": base.device.torch}
-        self._shape = (rows, heads, width)
+        self._shape = (rows, base.key_heads, base.head_width)
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.room = self.rows = 0

@@ -14,14 +14,14 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from imprint.base import Base
+from imprint.base import Base, in_passes
 from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, logprobs
 from imprint.engine.passes import forward_backward as shared_pass
@@ -295,19 +295,9 @@ def _read(loop: Loop, answers: Sequence[Credited], seat: Seat | None) -> tuple[t
     return tuple(nats_T for nats_T in found if nats_T is not None)
 
 
-def _passes(loop: Loop, answers: Sequence[Credited]) -> Iterator[list[int]]:
+def _passes(loop: Loop, answers: Sequence[Credited]) -> list[list[int]]:
     """Which answers are computed together."""
-    most = PASS_TOKENS[loop.engine.base.device.torch.type]
-    part: list[int] = []
-    tokens = 0
-    for i, answer in enumerate(answers):
-        if part and tokens + len(answer.ids) > most:
-            yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += len(answer.ids)
-    if part:
-        yield part
+    return in_passes([len(answer.ids) for answer in answers], PASS_TOKENS[loop.engine.base.device.torch.type])
 
 
 # --- all rounds -------------------------------------------------------------------------------
