@@ -18,8 +18,8 @@ from torch import nn
 
 from imprint.adapters import layout as layouts
 from imprint.adapters.feed_forward import BesideMLP, general_rows, mlp_inputs, some_mlps, some_rows
-from imprint.adapters.frames import ours, own_settings
-from imprint.adapters.layout import refuse_other_shapes
+from imprint.adapters.layout import refuse_other_shapes, settings_of
+from imprint.adapters.own_format import OwnFormat
 from imprint.base import Base
 from imprint.errors import BadSetting
 from imprint.types import NO_MATERIAL, Adapter, Material
@@ -37,7 +37,7 @@ _ALWAYS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Expert:
+class Expert(OwnFormat):
     """y = MLP(x) + g(x) W_down (silu(W_gate x) * (W_up x)), with g in (0, 1), frozen, near 0 on general text."""
 
     LR: ClassVar[float] = 1e-2
@@ -79,18 +79,9 @@ class Expert:
     @staticmethod
     def layout_of(base: Base, adapter: Adapter) -> Experts:
         """The adapter's layout on this base. Raises WrongBase where its tensors do not fit."""
-        layout = Expert(**{k: v for k, v in adapter.spec.items() if k != "kind"})._layout(base)
+        layout = Expert(**settings_of(adapter))._layout(base)
         refuse_other_shapes(base, adapter, layout)
         return layout
-
-    def config(self, adapter: Adapter) -> dict[str, Any]:
-        """adapter_config.json: the method is not PEFT's, so the settings are ours."""
-        return ours(self, adapter)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Expert:
-        """The settings that such a file tells."""
-        return cls(**own_settings(config, cls))
 
     def _layout(self, base: Base) -> Experts:
         count = layouts.blocks(base)
@@ -117,10 +108,6 @@ class Experts(BesideMLP):
     def learnt(self) -> tuple[bool, ...]:
         """The units; the router is frozen."""
         return (True, True, True) + (False, False) * self.routed
-
-    def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
-        """None."""
-        return ()
 
     def update(
         self,

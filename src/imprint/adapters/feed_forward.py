@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from imprint.adapters import layout as layouts
-from imprint.adapters.layout import block_of
+from imprint.adapters.layout import FlatLayout, block_of
 from imprint.base import Base, in_passes
 from imprint.errors import BadSetting
-from imprint.types import Adapter, Turn
+from imprint.types import Turn
 
 _LONGEST = 512
 """Tokens of a row that is read to begin an adapter; the rest is cut off."""
@@ -29,7 +28,7 @@ _PASS = 1024
 
 
 @dataclass(frozen=True)
-class BesideMLP:
+class BesideMLP(FlatLayout):
     """A layout of parts that are alike at each MLP: their shapes say all."""
 
     names: tuple[str, ...]
@@ -38,8 +37,6 @@ class BesideMLP:
     """Width of what they read and give."""
 
     place: ClassVar[str] = "mlp"
-    exact: ClassVar[bool] = False
-    most_slots: ClassVar[int] = 1 << 30
     family: ClassVar[str] = ""
     """What the parts are called by on disk: 'model.layers.3.mlp.FAMILY.part'."""
 
@@ -73,11 +70,6 @@ class BesideMLP:
         shapes = zip(self.shapes.values(), self.learnt, strict=True)
         return len(self.names) * sum(prod(shape) for shape, learnt in shapes if learnt)
 
-    @cached_property
-    def first_block(self) -> int:
-        """The lowest of the model's blocks that takes part."""
-        return layouts.first_block(self.names)
-
     def parts(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The parts in the order of `shapes`, with S before each shape."""
         at, found = self.layers[layer], []
@@ -93,14 +85,6 @@ class BesideMLP:
             for layer in self.names
             for part, view_1 in zip(self.shapes, self.parts(layer, flat_P[None]), strict=True)
         }
-
-    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
-        for name, view in self.named(flat_P).items():
-            view.copy_(tensors[name])
-
-    def scale(self, adapter: Adapter) -> float:
-        """1."""
-        return 1.0
 
 
 def some_mlps(base: Base, blocks: Sequence[int]) -> tuple[str, ...]:

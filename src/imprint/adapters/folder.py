@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from imprint.adapters import KINDS
-from imprint.adapters.layout import Layout
+from imprint.adapters.layout import Layout, settings_of
 from imprint.base import Base
 from imprint.errors import BadInput
 from imprint.types import Adapter
@@ -74,8 +74,7 @@ def read(folder: Path) -> Adapter:
 
 def spec_of(adapter: Adapter) -> Any:
     """The settings an adapter was made with, as an object of its kind."""
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in adapter.spec.items() if k != "kind"}
-    return KINDS[adapter.spec["kind"]](**settings)
+    return KINDS[adapter.spec["kind"]](**settings_of(adapter))
 
 
 def layout_of(base: Base, adapter: Adapter) -> Layout:

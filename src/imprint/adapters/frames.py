@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,16 +23,13 @@ from typing import Any, ClassVar
 import torch
 from safetensors.torch import load_file, save_file
 
-from imprint.adapters import layout as layouts
-from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, block_of, refuse_other_shapes, some_linears
-from imprint.adapters.low_rank import LoRA, lora_config
+from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, FlatLayout, Shapes, refuse_other_shapes, shapes_of
+from imprint.adapters.low_rank import LoRA, in_blocks, linear_config
+from imprint.adapters.own_format import OwnFormat, own_settings
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting
 from imprint.home import cache_folder
 from imprint.types import NO_MATERIAL, Adapter, Material, content_hash
-
-Shapes = tuple[tuple[str, int, int], ...]
-"""Name, inputs and outputs of each layer that takes part, in the model's order."""
 
 _CORE, _TINY = ".lora_xs.core", "base_model.tinylora_v."
 _SEED = 42
@@ -40,7 +37,7 @@ _SEED = 42
 
 
 @dataclass(frozen=True, slots=True)
-class LoRAXS:
+class LoRAXS(OwnFormat):
     """y = W x + alpha / rank * B C (A x), with C learnt, the rest frozen (Bałazy et al. 2024, arXiv 2405.17604)."""
 
     LR: ClassVar[float] = 4e-3
@@ -78,15 +75,6 @@ class LoRAXS:
         layout.refuse_wide()
         refuse_other_shapes(base, adapter, layout)
         return layout
-
-    def config(self, adapter: Adapter) -> dict[str, Any]:
-        """adapter_config.json: the method is not PEFT's, so the settings are ours."""
-        return ours(self, adapter)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LoRAXS:
-        """The settings that such a file tells."""
-        return cls(**own_settings(config, cls))
 
     def opened(self, adapter: Adapter, base: Base) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The same adapter as PEFT can open it: a LoRA whose B is the frame's times the core."""
@@ -150,10 +138,7 @@ class TinyLoRA:
 
     def config(self, adapter: Adapter) -> dict[str, Any]:
         """What PEFT's adapter_config.json says of it. The frames are not in the file: see opened()."""
-        made = lora_config(_AsLoRA(self), adapter.base, range(self.top_layers or 0))
-        kept = {k: made[k] for k in ("task_type", "base_model_name_or_path", "bias", "fan_in_fan_out",
-                                     "inference_mode", "target_modules")}  # fmt: skip
-        return kept | {
+        return linear_config(self, adapter.base) | {
             "peft_type": "TINYLORA",
             "r": self.rank,
             "u": self.parameters,
@@ -180,51 +165,25 @@ class TinyLoRA:
             down_RI, up_OR, mix_URR = (t.float().cpu() for t in layout.constants(name, base))
             for last, tensor in (("A", down_RI), ("B", up_OR), ("P", mix_URR)):
                 tensors[f"{PEFT_PREFIX}{name}.tinylora_{last}"] = tensor
-        config = self.config(adapter) | {"save_projection": True}
+        config = self.config(adapter) | in_blocks(self, layout.layers) | {"save_projection": True}
         del config["imprint"]
-        if self.top_layers is not None:
-            blocks = sorted({block_of(name) for name in layout.layers})
-            config |= {"layers_to_transform": blocks, "layers_pattern": "layers"}
         return config, tensors
-
-
-class _AsLoRA:
-    """The fields that lora_config reads, of a kind that has no alpha."""
-
-    def __init__(self, spec: TinyLoRA) -> None:
-        self.rank, self.alpha, self.targets, self.top_layers = spec.rank, 1.0, spec.targets, None
 
 
 # --- layouts ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Framed:
+class _Framed(FlatLayout):
     """Layers that are updated between their frames."""
 
     rank: int
     shapes: Shapes
 
-    place: ClassVar[str] = "linear"
-    exact: ClassVar[bool] = False
-    most_slots: ClassVar[int] = 1 << 30
-    learnt: ClassVar[tuple[bool, ...]] = (True,)
-
     @cached_property
     def layers(self) -> dict[str, int]:
         """By name: which of the layers it is."""
         return {name: i for i, (name, _, _) in enumerate(self.shapes)}
-
-    @cached_property
-    def first_block(self) -> int:
-        return layouts.first_block(self.layers)
-
-    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
-        for name, view in self.named(flat_P).items():
-            view.copy_(tensors[name])
-
-    def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
 
     def refuse_wide(self) -> None:
         """Raises BadSetting for a frame wider than a layer."""
@@ -246,10 +205,6 @@ class Cores(_Framed):
     @cached_property
     def size(self) -> int:
         return self.rank**2 * len(self.shapes)
-
-    @property
-    def trainable(self) -> int:
-        return self.size
 
     def parts(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """core_SRR."""
@@ -294,10 +249,6 @@ class Mixed(_Framed):
     def size(self) -> int:
         return self.mixed * self.groups
 
-    @property
-    def trainable(self) -> int:
-        return self.size
-
     def group(self, layer: str) -> int:
         """Which numbers a layer shares: layers that follow one another, as PEFT has them."""
         each = max(1, len(self.shapes) // self.groups)
@@ -311,9 +262,6 @@ class Mixed(_Framed):
     def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
         U = self.mixed
         return {f"{_TINY}{group}": flat_P[group * U : (group + 1) * U] for group in range(self.groups)}
-
-    def scale(self, adapter: Adapter) -> float:
-        return 1.0
 
     def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
         """The frame, and the fixed cores U R R: normal numbers of variance 1 / R, drawn as PEFT draws them."""
@@ -341,48 +289,6 @@ def _between(
 ) -> torch.Tensor:
     """B C (A x): the frame meets all rows at once, each adapter's core its own."""
     return (x_GMI @ down_RI.mT) @ core_GRR.to(x_GMI.dtype).mT @ up_OR.mT
-
-
-def shapes_of(base: Base, targets: Sequence[str], top_layers: int | None) -> Shapes:
-    """The linear layers that take part."""
-    found = some_linears(base, targets, top_layers)
-    return tuple((name, linear.in_features, linear.out_features) for name, linear in found)
-
-
-def ours(spec: Any, adapter: Adapter) -> dict[str, Any]:
-    """adapter_config.json of a method that PEFT does not know; docs/adapter-format.md."""
-    return {
-        "peft_type": spec.PEFT_TYPE,
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.base,
-        "imprint": asdict(spec),
-    }
-
-
-def own_settings(config: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """The settings in such a file, as a spec of this kind takes them. Raises BadInput where one is of another
-    type, or is none."""
-    told = config.get("imprint")
-    if not isinstance(told, Mapping):
-        raise BadInput("Its adapter_config.json has no table 'imprint' of the kind's settings.")
-    declared = {field.name: str(field.type) for field in fields(kind)}
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k != "kind"}
-    for key, value in settings.items():
-        if key not in declared:
-            raise BadInput(f"Its adapter_config.json tells a setting '{key}' that this kind does not have.")
-        if not _is_a(value, declared[key]):
-            raise BadInput(f"Its adapter_config.json tells {key} = {value!r:.80}; that must be {declared[key]}.")
-    return settings
-
-
-def _is_a(value: Any, declared: str) -> bool:
-    if value is None:
-        return "None" in declared
-    if declared.startswith("tuple[str"):
-        return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-    if declared.startswith("float"):
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value).__name__ == declared.split(" ")[0]
 
 
 # --- frames -----------------------------------------------------------------------------------

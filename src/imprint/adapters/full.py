@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from imprint.adapters import layout as layouts
-from imprint.adapters.frames import Shapes, ours, own_settings, shapes_of
-from imprint.adapters.layout import ALL_LINEAR, refuse_other_shapes
+from imprint.adapters.layout import ALL_LINEAR, FlatLayout, Shapes, refuse_other_shapes, shapes_of
+from imprint.adapters.own_format import OwnFormat
 from imprint.base import Base
 from imprint.types import NO_MATERIAL, Adapter, Material
 
@@ -21,7 +20,7 @@ _DELTA = ".delta"
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
+class Full(OwnFormat):
     """y = (W + D) x with D learnt. Embeddings and norms stay as they are."""
 
     LR: ClassVar[float] = 1e-4
@@ -47,25 +46,12 @@ class Full:
         refuse_other_shapes(base, adapter, layout)
         return layout
 
-    def config(self, adapter: Adapter) -> dict[str, Any]:
-        """adapter_config.json: the method is not PEFT's, so the settings are ours."""
-        return ours(self, adapter)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Full:
-        """The settings that such a file tells."""
-        return cls(**own_settings(config, cls))
-
 
 @dataclass(frozen=True)
-class Deltas:
+class Deltas(FlatLayout):
     """A whole matrix for each layer."""
 
     shapes: Shapes
-
-    place: ClassVar[str] = "linear"
-    exact: ClassVar[bool] = False
-    learnt: ClassVar[tuple[bool, ...]] = (True,)
 
     @cached_property
     def layers(self) -> dict[str, tuple[int, int, int]]:
@@ -82,17 +68,9 @@ class Deltas:
         return sum(inputs * outputs for _, inputs, outputs in self.shapes)
 
     @property
-    def trainable(self) -> int:
-        return self.size
-
-    @property
     def most_slots(self) -> int:
         """One where an adapter takes hundreds of megabytes."""
         return max(1, (64 << 20) // self.size)
-
-    @cached_property
-    def first_block(self) -> int:
-        return layouts.first_block(self.layers)
 
     def parts(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """delta_SOI."""
@@ -101,16 +79,6 @@ class Deltas:
 
     def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
         return {f"{name}{_DELTA}": self.parts(name, flat_P[None])[0][0] for name in self.layers}
-
-    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
-        for name, view in self.named(flat_P).items():
-            view.copy_(tensors[name])
-
-    def scale(self, adapter: Adapter) -> float:
-        return 1.0
-
-    def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
-        return ()
 
     def update(
         self,

@@ -7,8 +7,9 @@ Shape key: S slots, P numbers of an adapter, G adapters of a batch, M rows of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the name of a module."""
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Last names of the linear layers of a Llama-like block; the MLP's are among them, for it stores facts."""
+Shapes = tuple[tuple[str, int, int], ...]
+"""Name, inputs and outputs of each linear layer that takes part, in the model's order."""
 
 
 class Layout(Protocol):
@@ -88,6 +91,51 @@ class Plug(Layout, Protocol):
         """What is added to the output of a layer whose input is x: G M O."""
 
 
+class FlatLayout:
+    """What most layouts have in common: all numbers are trained, any number of adapters may lie side by side, and
+    the names on disk are views."""
+
+    place: ClassVar[str] = "linear"
+    exact: ClassVar[bool] = False
+
+    @property
+    def most_slots(self) -> int:
+        return 1 << 30
+
+    @property
+    def size(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def trainable(self) -> int:
+        return self.size
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    @property
+    def learnt(self) -> tuple[bool, ...]:
+        return (True,)
+
+    @cached_property
+    def first_block(self) -> int:
+        return min(block_of(name) for name in self.layers)
+
+    def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
+        return ()
+
+    def named(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
+        for name, view in self.named(flat_P).items():
+            view.copy_(tensors[name])
+
+    def scale(self, adapter: Adapter) -> float:
+        return 1.0
+
+
 def blocks(base: Base) -> int:
     """How many blocks the base has."""
     return int(base.model.config.num_hidden_layers)
@@ -98,29 +146,32 @@ def block_of(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
-def first_block(layers: Sequence[str] | Mapping[str, Any]) -> int:
-    """The lowest block of these modules."""
-    return min(block_of(name) for name in layers)
-
-
-def linears(model: nn.Module, targets: Sequence[str], top_layers: int | None) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers of those last names, in the uppermost blocks or in all, in the model's order."""
-    count = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-    first = 0 if top_layers is None else count - top_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets and block_of(name) >= first:
-            yield name, module
-
-
 def some_linears(base: Base, targets: Sequence[str], top_layers: int | None) -> list[tuple[str, nn.Linear]]:
-    """The same, all at once. Raises BadSetting where there is none."""
-    found = list(linears(base.model, targets, top_layers))
+    """The linear layers of those last names, in the uppermost blocks or in all, in the model's order. Raises
+    BadSetting where there is none."""
+    first = 0 if top_layers is None else blocks(base) - top_layers
+    found = [
+        (name, module)
+        for name, module in base.model.named_modules()
+        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets and block_of(name) >= first
+    ]
     if not found:
         raise BadSetting(
             f"{base.name} has no linear layer named {' or '.join(targets)}. "
             "Set [adapter] targets to names that it has."
         )
     return found
+
+
+def shapes_of(base: Base, targets: Sequence[str], top_layers: int | None) -> Shapes:
+    """The same by their shapes."""
+    found = some_linears(base, targets, top_layers)
+    return tuple((name, linear.in_features, linear.out_features) for name, linear in found)
+
+
+def settings_of(adapter: Adapter) -> dict[str, Any]:
+    """The settings an adapter was made with, as its kind takes them."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in adapter.spec.items() if k != "kind"}
 
 
 def refuse_other_base(base: Base, adapter: Adapter) -> None:

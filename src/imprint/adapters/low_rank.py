@@ -5,7 +5,7 @@ Shape key: I inputs, O outputs, R rank; `...` any leading dimensions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from imprint.adapters import layout as layouts
-from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, block_of, some_linears
+from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, FlatLayout, Shapes, block_of, some_linears
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting, WrongBase
 from imprint.types import NO_MATERIAL, Adapter, Material
@@ -70,8 +69,14 @@ class LoRA:
 
     def config(self, adapter: Adapter) -> dict[str, Any]:
         """What PEFT's adapter_config.json says of the adapter."""
-        blocks = sorted({block_of(name) for name in adapter.tensors})
-        return lora_config(self, adapter.base, blocks) | {"use_rslora": self.rslora}
+        its = {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": float(self.alpha),
+            "lora_dropout": 0.0,
+            "use_rslora": self.rslora,
+        }
+        return linear_config(self, adapter.base) | in_blocks(self, adapter.tensors) | its
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LoRA:
@@ -102,36 +107,31 @@ class LoRA:
         )
 
 
-def lora_config(spec: Any, base_name: str, blocks: Sequence[int]) -> dict[str, Any]:
-    """What adapter_config.json says of low-rank updates of a spec's rank, alpha and targets in these blocks."""
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
+def linear_config(spec: Any, base_name: str) -> dict[str, Any]:
+    """What adapter_config.json says of any method that updates a spec's targets."""
+    return {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "r": spec.rank,
-        "lora_alpha": float(spec.alpha),
-        "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "target_modules": sorted(spec.targets),
     }
-    if spec.top_layers is not None:
-        config |= {"layers_to_transform": list(blocks), "layers_pattern": "layers"}
-    return config
+
+
+def in_blocks(spec: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What it says besides where only some blocks take part: those of these names."""
+    if spec.top_layers is None:
+        return {}
+    return {"layers_to_transform": sorted({block_of(name) for name in names}), "layers_pattern": "layers"}
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(FlatLayout):
     """Where each of an adapter's tensors lies in one flat vector. Adapters of one layout can share a rack."""
 
     rank: int
-    shapes: tuple[tuple[str, int, int], ...]
-    """Name, inputs and outputs of each layer that takes part, in the model's order."""
-
-    place: ClassVar[str] = "linear"
-    exact: ClassVar[bool] = False
-    most_slots: ClassVar[int] = 1 << 30
+    shapes: Shapes
 
     @cached_property
     def layers(self) -> dict[str, tuple[int, int, int]]:
@@ -148,15 +148,10 @@ class Layout:
         """Parameters in all."""
         return sum(self.rank * (inputs + outputs) for _, inputs, outputs in self.shapes)
 
-    @cached_property
-    def first_block(self) -> int:
-        """The lowest of the model's blocks that takes part."""
-        return layouts.first_block(self.layers)
-
     @property
-    def trainable(self) -> int:
-        """All of it."""
-        return self.size
+    def learnt(self) -> tuple[bool, ...]:
+        """Both of the views."""
+        return True, True
 
     def views(self, layer: str, flat_SP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """down_SRI and up_SOR of a layer, for adapters whose flat vectors are the rows; up lies there as S, R, O,
@@ -173,10 +168,6 @@ class Layout:
             down_1RI, up_1OR = self.views(layer, flat_P[None])
             tensors |= {f"{PEFT_PREFIX}{layer}{_DOWN}": down_1RI[0], f"{PEFT_PREFIX}{layer}{_UP}": up_1OR[0]}
         return tensors
-
-    def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
-        for name, view in self.named(flat_P).items():
-            view.copy_(tensors[name])
 
     def scale(self, adapter: Adapter) -> float:
         """alpha / rank, or alpha / sqrt(rank)."""

@@ -23,8 +23,8 @@ from torch import nn
 
 from imprint.adapters import layout as layouts
 from imprint.adapters.feed_forward import BesideMLP, general_rows, mlp_inputs, some_mlps, some_rows
-from imprint.adapters.frames import ours, own_settings
-from imprint.adapters.layout import block_of, refuse_other_shapes
+from imprint.adapters.layout import block_of, refuse_other_shapes, settings_of
+from imprint.adapters.own_format import OwnFormat
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting
 from imprint.types import NO_MATERIAL, Adapter, Material
@@ -40,7 +40,7 @@ _EXACT_TO = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(OwnFormat):
     """y = MLP(x) + sum of w_s(x) v_s over the few slots s that x looks up; v is learnt for the adapter's own."""
 
     LR: ClassVar[float] = 1e-1
@@ -103,7 +103,7 @@ class Memory:
     @staticmethod
     def layout_of(base: Base, adapter: Adapter) -> Tables:
         """The adapter's layout on this base. Raises WrongBase where its tensors do not fit."""
-        layout = Memory(**{k: v for k, v in adapter.spec.items() if k != "kind"})._layout(base)
+        layout = Memory(**settings_of(adapter))._layout(base)
         refuse_other_shapes(base, adapter, layout)
         for name in layout.names:
             ids_T = adapter.tensors[f"{name}.memory.slots"]
@@ -111,15 +111,6 @@ class Memory:
             if not rising or ids_T[0] < 0 or ids_T[-1] >= layout.sub_keys**2:
                 raise BadInput(f"The slots of {name} must be integers in rising order below {layout.sub_keys**2}.")
         return layout
-
-    def config(self, adapter: Adapter) -> dict[str, Any]:
-        """adapter_config.json: the method is not PEFT's, so the settings are ours."""
-        return ours(self, adapter)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Memory:
-        """The settings that such a file tells."""
-        return cls(**own_settings(config, cls))
 
     def _layout(self, base: Base) -> Tables:
         names = some_mlps(base, _spread(self.blocks, layouts.blocks(base)))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from imprint.adapters.feed_forward import general_rows
-from imprint.adapters.layout import refuse_other_shapes
+from imprint.adapters.layout import FlatLayout, refuse_other_shapes
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting
 from imprint.types import NO_MATERIAL, Adapter, Material
@@ -130,13 +130,10 @@ class Cartridge:
 
 
 @dataclass(frozen=True)
-class PrefixLayout:
+class PrefixLayout(FlatLayout):
     """Where a cartridge's numbers lie in one flat vector: layer after layer, keys, then values, head after head."""
 
     place: ClassVar[str] = "attention"
-    exact: ClassVar[bool] = False
-    first_block: ClassVar[int] = 0
-    learnt: ClassVar[tuple[bool, ...]] = (True,)
 
     tokens: int
     frozen: int
@@ -183,12 +180,6 @@ class PrefixLayout:
     def write(self, tensors: Mapping[str, torch.Tensor], flat_P: torch.Tensor) -> None:
         by_token = tensors[TENSOR].reshape(self.tokens, len(self.names), 2, self.heads, self.width)
         self.whole(flat_P[None])[0].copy_(by_token.permute(1, 2, 3, 0, 4))
-
-    def scale(self, adapter: Adapter) -> float:
-        return 1.0
-
-    def constants(self, layer: str, base: Base) -> tuple[torch.Tensor, ...]:
-        return ()
 
     def update(self, *_: Any) -> torch.Tensor:
         raise AssertionError("a prefix is seen by attention; it adds to no module's output")
