@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from _common import say
-from _map import key_of, passages_of, questions_of, write_document
+from _map import key_of, passages_of, write_document
+from learning import squad_questions
 
 if TYPE_CHECKING:
     from _map import Bench
@@ -62,7 +63,7 @@ def documents_of(bench: Bench) -> list[Taught]:
         name = f"{i} {title}" + (f", part {part + 1}" if part else "")
         file = write_document(title, some, bench.work / "documents" / str(i))
         corpus = Corpus(documents.load(file).documents)
-        found.append(Taught(name, corpus.split(160, bench.base.count_tokens), questions_of(some, name)))
+        found.append(Taught(name, corpus.split(160, bench.base.count_tokens), squad_questions(some, name)))
     return found
 
 

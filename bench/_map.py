@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import Results, base_name, commit, machine, say
-from learning import Lines
+from learning import Lines, by_article, squad_passages, write_article
 
 SEED = 17
 _SAME = ("seed", "text_tokens", "batch_tokens", "passages", "lr", "data")
@@ -30,28 +30,12 @@ _FIXED = {
 
 def passages_of(data: Path) -> dict[str, list[dict[str, Any]]]:
     """The passages of squad_eval.json by article."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for passage in json.loads((data / "squad" / "squad_eval.json").read_text("utf-8")):
-        found.setdefault(passage["title"], []).append(passage)
-    return found
+    return by_article(squad_passages(data))
 
 
-def questions_of(passages: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
-    """The questions about some passages, each once with all its answers."""
-    from imprint.evaluation.closed_book import Question
-
-    met: dict[str, list[str]] = {}
-    for passage in passages:
-        for q in passage["questions"]:
-            met.setdefault(q["question"].strip(), []).append(q["answer"])
-    return [Question(q, tuple(dict.fromkeys(a)), kind) for q, a in met.items()]
-
-
-def write_document(title: str, passages: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+def write_document(title: str, passages: Sequence[dict[str, Any]], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{title.replace('/', '-')}.md"
-    file.write_text(f"# {title}\n\n" + "\n\n".join(p["context"] for p in passages), "utf-8")
-    return file
+    return write_article(title, passages, folder)
 
 
 def suite_of(data: Path, name: str, work: Path, items: int | None) -> Path:

@@ -56,33 +56,50 @@ def material(name: str, data: Path, folder: Path) -> list[Any]:
 def squad(data: Path, folder: Path) -> list[Any]:
     """20 of the 22 passages of squad_eval.json that SEAL's files hold too."""
     known = {p["context"] for p in json.loads((data / "squad" / "seal_gpt4_1_val.json").read_text("utf-8"))}
-    found = [p for p in _squad_passages(data) if p["context"] in known]
+    found = [p for p in squad_passages(data) if p["context"] in known]
     return _squad(random.Random(SEED).sample(found, 20), folder)
 
 
 def squad_all(data: Path, folder: Path) -> list[Any]:
     """All passages of squad_eval.json."""
-    return _squad(_squad_passages(data), folder)
+    return _squad(squad_passages(data), folder)
 
 
-def _squad_passages(data: Path) -> list[dict[str, Any]]:
+def squad_passages(data: Path) -> list[dict[str, Any]]:
+    """All passages of squad_eval.json with their questions."""
     return json.loads((data / "squad" / "squad_eval.json").read_text("utf-8"))
 
 
 def _squad(passages: Sequence[dict[str, Any]], folder: Path) -> list[Any]:
+    for title, some in by_article(passages).items():
+        write_article(title, some, folder)
+    return [question for passage in passages for question in squad_questions([passage], "squad")]
+
+
+def by_article(passages: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Passages by the article that they are of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for passage in passages:
+        found.setdefault(passage["title"], []).append(passage)
+    return found
+
+
+def squad_questions(passages: Sequence[dict[str, Any]], kind: str) -> list[Any]:
+    """The questions about some passages, each once with all its answers."""
     from imprint.evaluation.closed_book import Question
 
-    texts: dict[str, list[str]] = {}
-    questions = []
+    met: dict[str, list[str]] = {}
     for passage in passages:
-        texts.setdefault(passage["title"], []).append(passage["context"])
-        met: dict[str, list[str]] = {}
         for q in passage["questions"]:
             met.setdefault(q["question"].strip(), []).append(q["answer"])
-        questions += [Question(q, tuple(dict.fromkeys(a)), "squad") for q, a in met.items()]
-    for title, parts in texts.items():
-        (folder / f"{title.replace('/', '-')}.md").write_text(f"# {title}\n\n" + "\n\n".join(parts), "utf-8")
-    return questions
+    return [Question(q, tuple(dict.fromkeys(a)), kind) for q, a in met.items()]
+
+
+def write_article(title: str, passages: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """An article of these passages, as a file of the folder."""
+    file = folder / f"{title.replace('/', '-')}.md"
+    file.write_text(f"# {title}\n\n" + "\n\n".join(p["context"] for p in passages), "utf-8")
+    return file
 
 
 def fictional(data: Path, folder: Path) -> list[Any]:

@@ -36,7 +36,8 @@ from pathlib import Path
 from _capacity import capacity
 from _common import parser, quieten, say, use_threads
 from _composition import sequence, together
-from _map import SEED, Bench, general_text_of, passages_of, questions_of, suite_of, write_document
+from _map import SEED, Bench, general_text_of, passages_of, suite_of, write_document
+from learning import squad_questions
 
 ARTICLES = ("1973 oil crisis", "Construction")
 """The map's documents."""
@@ -58,8 +59,8 @@ def map_(bench: Bench) -> None:
     for title in ARTICLES:
         some = articles[title][: options.passages]
         write_document(title, some, folder)
-        asked += questions_of(some, title)
-    others = [q for title, some in articles.items() if title not in ARTICLES for q in questions_of(some, title)]
+        asked += squad_questions(some, title)
+    others = [q for title, some in articles.items() if title not in ARTICLES for q in squad_questions(some, title)]
     strangers = work / "strangers.txt"
     strangers.write_text("\n".join(q.text for q in random.Random(SEED).sample(others, STRANGERS)), "utf-8")
     found = imprint.draw_map(
@@ -101,7 +102,7 @@ def objectives(bench: Bench) -> None:
     for title in ARTICLES:
         some = passages_of(options.data)[title][: options.passages]
         write_document(title, some, folder)
-        questions += questions_of(some, title)
+        questions += squad_questions(some, title)
     corpus = Corpus(documents.load(folder).documents)
     passages = corpus.split(160, bench.base.count_tokens)
     examination = bench.examination(questions, [d.text for d in corpus.documents])

@@ -23,7 +23,6 @@ import json
 import math
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,11 +43,11 @@ from imprint.evaluation.trade_off import UNTOUCHED
 from imprint.recipe import Recipe
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder
-from imprint.stages import Prepared, training_progress
+from imprint.stages import ROW_TOKENS, Prepared, training_progress
 from imprint.training.batches import Row, each_row
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import Job, Trained
-from imprint.types import Adapter, Document, Passage, content_hash
+from imprint.types import Document, Passage, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
 
@@ -275,7 +274,7 @@ class _Drawing:
         """Training rows by the first passage that each tells of."""
         found: dict[str, list[Row]] = {}
         for example in self.prepared.run.examples():
-            made = each_row([example], self.base, max_tokens=1024, questions=self.recipe.learn_questions)
+            made = each_row([example], self.base, max_tokens=ROW_TOKENS, questions=self.recipe.learn_questions)
             if example.passages:
                 found.setdefault(example.passages[0], []).extend(made)
         return found
@@ -353,7 +352,9 @@ class _Drawing:
         finally:
             self.engine.unload(seat)
         row["routed"] = self._routed(name, row)
-        row |= size_of(self.engine, ended.adapter)
+        layout = adapter_folder.layout_of(self.base, ended.adapter)
+        size_bytes = adapter_folder.size_bytes(self.folder / "adapters" / name)
+        row |= {"parameters": layout.trainable, "bytes": size_bytes, "spec": dict(ended.adapter.spec)}
         row |= {"tokens": ended.tokens, "steps": ended.steps, "last_loss": ended.last_loss}
         return row | {"seconds": {"training": ended.seconds, "measuring": time.monotonic() - began}}
 
@@ -439,15 +440,6 @@ def each_spec(kinds: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, str
         made = adapters.KINDS[kind]
         found += [(kind, size, made(**made.SIZES[SIZES.index(size)])) for size in sizes]
     return found
-
-
-def size_of(engine: Engine, adapter: Adapter) -> dict[str, Any]:
-    """Trainable parameters of an adapter, its bytes on disk, and its settings."""
-    with tempfile.TemporaryDirectory() as folder:
-        adapter_folder.write(adapter, Path(folder))
-        size_bytes = adapter_folder.size_bytes(Path(folder))
-    layout = adapter_folder.layout_of(engine.base, adapter)
-    return {"parameters": layout.trainable, "bytes": size_bytes, "spec": dict(adapter.spec)}
 
 
 def _machine(base: Base) -> dict[str, str]:

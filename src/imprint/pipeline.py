@@ -337,6 +337,8 @@ class _Teaching:
         """Publishes what was trained. Raises what ended the training otherwise."""
         assert self._ticket is not None and self._prepared is not None
         trained, lesson = self._ticket.result(), self.lesson
+        with engine.attached(trained.adapter) as seat:
+            threshold = choice.threshold(engine, seat)
         adapter_folder.write(trained.adapter, self.run.adapter)
         version = self.registry.publish(
             lesson.name,
@@ -347,7 +349,7 @@ class _Teaching:
             parent=_parent(self.registry, lesson.name),
             details=self._prepared.details(trained)
             | {
-                "router": {"threshold": _threshold(engine, trained.adapter)},
+                "router": {"threshold": threshold},
                 "base_source": engine.base.source,
                 "read": self.loaded.summary(),
                 "seed": lesson.seed,
@@ -359,15 +361,6 @@ class _Teaching:
         shutil.rmtree(self.run.checkpoint, ignore_errors=True)
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
-
-
-def _threshold(engine: Engine, adapter: Adapter) -> float:
-    """From which gain a text is about what this adapter was taught."""
-    seat = engine.load(adapter)
-    try:
-        return choice.threshold(engine, seat)
-    finally:
-        engine.unload(seat)
 
 
 def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the word a user says

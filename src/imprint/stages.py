@@ -31,7 +31,7 @@ RECITING = 100.0
 _READING = 0.6
 """What it takes a teacher to read a token of training text, with a share of the passage before it, in tokens of
 training: on the bundled base it read twice as fast as it learns, and 1.2 tokens for one."""
-_ROW_TOKENS = 1024
+ROW_TOKENS = 1024
 """Longest row that is trained on; a longer one is cut at its end."""
 
 
@@ -120,7 +120,7 @@ def taught_by_reader(
     if recipe.objective != "distill":
         return job
     watch.stage("Reading the documents as a teacher")
-    reading = Reading(run.examples, passages, _ROW_TOKENS, recipe.learn_questions)
+    reading = Reading(run.examples, passages, ROW_TOKENS, recipe.learn_questions)
     rows = read_by_teacher(
         engine,
         run.path / "rows",
@@ -136,7 +136,7 @@ def _rows(run: RunFolder, base: Base, recipe: Recipe) -> RowFile:
     folder = run.path / "rows"
     if (folder / "done.json").exists():
         return RowFile(folder)
-    made = each_row(run.examples(), base, max_tokens=_ROW_TOKENS, questions=recipe.learn_questions)
+    made = each_row(run.examples(), base, max_tokens=ROW_TOKENS, questions=recipe.learn_questions)
     return RowFile.write(made, folder)
 
 

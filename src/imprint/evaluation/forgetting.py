@@ -13,6 +13,9 @@ from imprint.errors import BadInput
 from imprint.evaluation.likelihood import Row, judge
 from imprint.types import Score
 
+_WINDOW = 512
+"""Tokens of a text that are read at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
@@ -29,16 +32,22 @@ class Perplexity:
         return math.exp(sum(self.nats) / sum(self.tokens))
 
 
-def perplexity(base: Base, text: str, *, window: int = 512) -> Perplexity:
+def windows_of(base: Base, text: str, window: int = _WINDOW) -> list[tuple[int, ...]]:
+    """A text cut into so many tokens each; a last single one, of which nothing can be predicted, is left out."""
+    ids = base.tokenizer.encode(text, add_special_tokens=False)
+    pieces = [tuple(ids[start : start + window]) for start in range(0, len(ids) - 1, window)]
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def perplexity(base: Base, text: str, *, window: int = _WINDOW) -> Perplexity:
     """How surprising a text is to the model as it is now.
 
     The text is cut into windows of that many tokens; each begins afresh, so that windows are alike and a
     bootstrap may draw them. Raises BadInput for a text of less than two tokens."""
-    ids = base.tokenizer.encode(text, add_special_tokens=False)
-    pieces = [tuple(ids[start : start + window]) for start in range(0, len(ids) - 1, window)]
-    rows = [Row(piece) for piece in pieces if len(piece) > 1]
+    rows = [Row(piece) for piece in windows_of(base, text, window)]
     if not rows:
-        raise BadInput(f"A text of {len(ids)} tokens has no perplexity. Give one of two tokens or more.")
+        told = base.count_tokens(text)
+        raise BadInput(f"A text of {told} tokens has no perplexity. Give one of two tokens or more.")
     nats = tuple(-sum(judged.logprobs) for judged in judge(base, rows))
     return Perplexity(nats, tuple(len(row.ids) - 1 for row in rows))
 
@@ -64,6 +73,6 @@ def general_text() -> str:
     return resources.files("imprint.evaluation").joinpath("general_text.txt").read_text("utf-8")
 
 
-def general_perplexity(base: Base, *, window: int = 512) -> float:
+def general_perplexity(base: Base, *, window: int = _WINDOW) -> float:
     """Perplexity (per token) of the model as it is now on general_text()."""
     return perplexity(base, general_text(), window=window).value

@@ -16,7 +16,7 @@ from imprint.engine import Engine, Seat, choice
 from imprint.engine.choice import READ_TOKENS, Opened
 from imprint.evaluation.closed_book import interval
 from imprint.evaluation.examination import Examination
-from imprint.evaluation.forgetting import Perplexity
+from imprint.evaluation.forgetting import Perplexity, windows_of
 from imprint.evaluation.interference import unrelated_questions
 from imprint.evaluation.suites import Item
 
@@ -49,7 +49,7 @@ def routed(engine: Engine, seat: Seat, examination: Examination, bare: Row, worn
         accepted[name] = takes
         found["suites"][name] = _mixed_suite(takes, worn["suites"][name], bare["suites"][name], seed)
     for name, text in examination.texts.items():
-        takes = accepts(_windows(engine.base, text))
+        takes = accepts([(piece[:READ_TOKENS], 1) for piece in windows_of(engine.base, text)])
         accepted[name] = takes
         found["perplexity"][name] = _mixed_text(takes, worn["perplexity"][name], bare["perplexity"][name])
     score = interval(right, seed=seed)
@@ -77,13 +77,6 @@ def _items(base: Base, items: Sequence[Item], accepts: Any) -> list[bool]:
 
 def _opened(base: Base, text: str) -> Opened:
     return tuple(base.tokenizer.encode(text, add_special_tokens=False)[:READ_TOKENS]), 1
-
-
-def _windows(base: Base, text: str, window: int = 512) -> list[Opened]:
-    """The beginnings of the windows that forgetting.perplexity() reads."""
-    ids = base.tokenizer.encode(text, add_special_tokens=False)
-    pieces = [ids[start : start + window] for start in range(0, len(ids) - 1, window)]
-    return [(tuple(piece[:READ_TOKENS]), 1) for piece in pieces if len(piece) > 1]
 
 
 def _mixed_suite(takes: Sequence[bool], worn: Row, bare: Row, seed: int) -> dict[str, Any]:
