@@ -37,6 +37,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
 }
 """Settings of about 800, 3,000 and 12,000 parameters on the bundled base, where a kind has them (an expert begins
 at 1,728; a cartridge of one free token has 11,520); of other kinds the smallest of their SIZES."""
+SIZES = ("small", "middle", "large")
 FACTORS, BEYOND = (1 / 3, 1.0, 3.0, 9.0), 2
 """Learning rates tried of each kind, in multiples of what suits it for documents; and how many more where the best
 is the last of them."""
@@ -44,8 +45,9 @@ FEW = 64
 """Facts on which they are tried, at most."""
 MORE = 1.05
 """Twice the facts must give so many times the bits, or the adapter is full."""
-LENGTH = 8
-"""Letters of a random string."""
+LENGTH = 24
+"""Letters of a random string: so many that most of what is trained carries bits, and few enough facts fill an
+adapter that there are some to take an interval over."""
 BITS_EACH = LENGTH * math.log2(26)
 STEPS_AN_EPOCH = 8
 """At least, so that few facts are learnt in as many steps as many."""
@@ -82,7 +84,7 @@ def capacity(bench: Bench) -> None:
         _Filling(d, kind, setting, rates[kind], _first(bench, d, kind, setting))
         for d in data
         for kind in kinds
-        for setting in _settings(kind)
+        for setting in _settings(bench, kind)
     ]
     while filling:
         _round(bench, [f for f in filling if not _there(bench, f)])
@@ -93,10 +95,13 @@ def capacity(bench: Bench) -> None:
     bench.results.show(f"bits held; published for whole models: {PUBLISHED} per parameter", columns, found)
 
 
-def _settings(kind: str) -> list[dict[str, Any]]:
+def _settings(bench: Bench, kind: str) -> list[dict[str, Any]]:
+    """Those of the sizes that were asked for; the smallest where a kind has none of them here."""
     from imprint import adapters
 
-    return SMALL.get(kind) or [dict(adapters.KINDS[kind].SIZES[0])]
+    there = SMALL.get(kind) or [dict(adapters.KINDS[kind].SIZES[0])]
+    asked = bench.options.sizes.split(",")
+    return [s for size, s in zip(SIZES, there, strict=False) if size in asked] or there[:1]
 
 
 # --- learning rates ---------------------------------------------------------------------------
@@ -125,7 +130,7 @@ def _try(bench: Bench, grids: Mapping[str, Sequence[float]], data: str) -> None:
     """A row for each rate that has none yet."""
     tries = {}
     for kind, grid in grids.items():
-        settings = _settings(kind)
+        settings = _settings(bench, kind)
         setting = settings[len(settings) // 2]
         n = min(FEW, _first(bench, data, kind, setting))
         for lr in grid:

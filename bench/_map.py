@@ -16,7 +16,7 @@ from learning import Lines, by_article, squad_passages, write_article
 SEED = 17
 _SAME = ("seed", "text_tokens", "batch_tokens", "passages", "lr", "data")
 _FIXED = {
-    "map": (*_SAME, "tokens", "items", "characters", "no_tune"),
+    "map": (*_SAME, "tokens", "items", "characters", "no_tune", "objective"),
     "objectives": (*_SAME, "items", "characters"),
     "sequence": (*_SAME, "tokens", "documents", "replay"),
     "together": (*_SAME, "tokens", "documents"),

@@ -73,7 +73,9 @@ def map_(bench: Bench) -> None:
             seed=options.seed,
         ),
         base=bench.base,
-        recipe=Recipe(text_tokens=options.text_tokens, batch_tokens=options.batch_tokens),
+        recipe=Recipe(
+            text_tokens=options.text_tokens, batch_tokens=options.batch_tokens, objective=options.objective
+        ),
         questions=asked,
         strangers=strangers,
         suites=[suite_of(options.data, n, options.work, options.items) for n in ("general_gauntlet", "blimp")],
@@ -171,7 +173,7 @@ USUAL = {
     "together": {"kinds": "lora,cartridge", "sizes": "middle", "tokens": "20000", "text_tokens": 5_000},
     "capacity": {
         "kinds": "lora,lora_xs,tiny_lora,cartridge,memory,expert",
-        "sizes": "small",
+        "sizes": "small,middle,large",
         "tokens": "",
         "text_tokens": 0,
     },
@@ -199,7 +201,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--objective",
         choices=("sft", "distill"),
         default="sft",
-        help="sequence: what is learnt of the text, and of earlier text where it is replayed",
+        help="map, sequence: what is learnt of the text (and of earlier text where it is replayed)",
     )
     made.add_argument("--replay", type=float, default=0.25, help="sequence: share of earlier text")
     made.add_argument("--replays", default="0.5,3", help="objectives: shares of replay in the mix")
