@@ -8,7 +8,7 @@ was told are written about again."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imprint.errors import OverBudget
@@ -74,11 +74,13 @@ def mixed(
     seed: int,
     reader: Writer | None = None,
     judge: Writer | None = None,
+    revise: Callable[[int], int] | None = None,
 ) -> Iterator[Example]:
     """Audited examples of about so many characters in all, in the shares asked for.
 
-    `reader`: who reads short answers again, the writer where it is None. Raises OverBudget where one of them does,
-    once the kinds that need no writer have had their turn."""
+    `reader`: who reads short answers again, the writer where it is None. `revise` is told once, when every kind
+    has had its first round, how many characters there are, and says how many there are to be. Raises OverBudget
+    where a writer does, once the kinds that need no writer have had their turn."""
     if not passages:
         return
     parts = [_Part(kind, share, *_estimate(kind, passages)) for kind, share in kinds]
@@ -98,6 +100,9 @@ def mixed(
                     stopped = error
                     for other in parts:
                         other.dry = other.dry or other.writes
+        if revise is not None:
+            characters, revise = revise(sum(p.told for p in parts)), None
+            least = {name: _LEAST * characters * part.share / whole for name, part in zip(least, live, strict=True)}
         if all(_wanted(p, parts, characters, whole) <= least[p.kind.name] for p in live):
             break
     if stopped is not None:
