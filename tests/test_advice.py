@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from imprint.advice import Hour, Measured, Pace, Prices, Quality, Size, Teaching, Use, Way, advise, prices, qualities
+from imprint.advice import (
+    Hour,
+    Measured,
+    Pace,
+    Prices,
+    Quality,
+    Size,
+    Teaching,
+    Use,
+    Way,
+    advise,
+    prices,
+    qualities,
+)
 from imprint.advice.qualities import expected
 from imprint.advice.recommendation import recommend
 from imprint.advice.ways import HERE, WAYS, break_even, on_hosted, on_machine
