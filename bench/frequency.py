@@ -3,15 +3,15 @@
     python bench/frequency.py --json frequency.json
     python bench/frequency.py --facts 100 --seeds 3 --times 1,4,16,64 --wordings 1,8
 
-Invented people have desk numbers that nobody can guess (three digits). In each cell so many of these facts are met f
-times each, in w of eight wordings (four questions with their answer, four sentences; which w rotates from fact to
-fact, so that no cell hangs on one wording). All cells train for about as many tokens: what is left is filled up with
-things told once about other people. One pass over all rows, so that f is exactly how often a fact is met. Then each
-number is asked for closed book, in a wording that is never trained.
+Invented people have desk numbers that nobody can guess (three digits). In each cell so many of these facts are
+met f times each, in w of eight wordings (four questions with their answer, four sentences; which w rotates from
+fact to fact, so that no cell hangs on one wording). All cells train for about as many tokens: what is left is
+filled up with things told once about other people. One pass over all rows, so that f is exactly how often a
+fact is met. Then each number is asked for closed book, in a wording that is never trained.
 
-right: share of the facts whose answer contains the number, with a 95 % bootstrap interval over facts. bits: mean
-code length of the number in that wording, a finer measure (drawn evenly it has 9.8). A row is written as it ends, and
-a training that was killed goes on from its checkpoint: the same command takes it up (with --work)."""
+right: share of the facts whose answer contains the number, with a 95 % bootstrap interval over facts. bits:
+mean code length of the number in that wording, a finer measure (drawn evenly it has 9.8). A row is written as
+it ends, and a training that was killed goes on from its checkpoint: the same command takes it up (with --work)."""
 
 from __future__ import annotations
 

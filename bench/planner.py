@@ -3,10 +3,11 @@
     python bench/planner.py --json planner.json
     python bench/planner.py --sets squad --budget 20min
 
-For each set: what the plan said at the start, what it said when training began, and what came of it. `within`: whether
-writing, training, both together, the text and the tokens trained were all within a fifth of the first estimate. Texts
-are written anew: nothing is taken from what other runs wrote. A row is written as it ends, and a row that is there is
-not made again; with --work a run that was killed goes on where it stopped, and its row says in how many calls."""
+For each set: what the plan said at the start, what it said when training began, and what came of it. `within`:
+whether writing, training, both together, the text and the tokens trained were all within a fifth of the first
+estimate. Texts are written anew: nothing is taken from what other runs wrote. A row is written as it ends, and
+a row that is there is not made again; with --work a run that was killed goes on where it stopped, and its row
+says in how many calls."""
 
 from __future__ import annotations
 

@@ -290,10 +290,17 @@ def advised(rights: Mapping[str, float], use: Use | None = None, **more: Any) ->
 def test_where_nothing_here_is_good_enough_the_advice_is_to_paste() -> None:
     rights = {"context": 0.1, "cached_context": 0.1, "rag": 0.2, "weights": 0.3}
     use = Use(questions_per_day=10_000)
-    way, where = advised(rights, use)
-    assert (way in ("context", "cached_context", "rag"), where) == (True, "gpt")
-    ways = [*here(use, rights=rights).values(), *(w for w in on_hosted(use, SIZE, "gpt", GPT, 0, 0) if w.way != "rag")]
-    assert recommend(ways, use).words.startswith("Do not train: paste it")
+    ways = [*here(use, rights=rights).values(), *on_hosted(use, SIZE, "gpt", GPT, 0.0, 0.0)]
+    found = recommend(ways, use)
+    assert (found.way, found.where) == ("cached_context", "gpt")
+    assert found.words.startswith("Do not train: paste it") and any("not measured here" in r for r in found.reasons)
+
+
+def test_a_text_dear_to_paste_is_searched() -> None:
+    use = Use(questions_per_day=1)
+    ways = [*here(use, rights={"rag": 0.2}).values(), *hosted(use, tokens=200_000).values()]
+    found = recommend(ways, use)
+    assert (found.way, found.where) == ("rag", "gpt")
 
 
 def test_documents_that_must_stay_are_not_sent_away() -> None:

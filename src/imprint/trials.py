@@ -199,9 +199,10 @@ def _answering(engine: Engine, spec: AdapterSpec, passages: Sequence[Passage]) -
     ids = (text * math.ceil(long / max(len(text), 1)))[:long]
     few, many = base.tokenizer.decode(ids[:short]), base.tokenizer.decode(ids)
     (n1, read1, write1), (n2, read2, write2) = (_timed(base, t) for t in (few, many))
-    # read = a n + c n^2 at two lengths; noise must not make either negative.
-    more = max(0.0, (read2 / n2 - read1 / n1) / (n2 - n1))
-    read_s = max(read1 / n1 - more * n1, read2 / n2 - more * n2, 1e-9)
+    # read = a n + c n^2 at two lengths; where noise would make a next to nothing, a quarter of what was seen stands.
+    curved = (read2 / n2 - read1 / n1) / (n2 - n1)
+    read_s = max(read1 / n1 - max(0.0, curved) * n1, read1 / n1 / 4)
+    more = max(0.0, (read2 - read_s * n2) / n2**2)
     write_more = max(0.0, (write2 - write1) / (n2 - n1))
     adapter = spec.fresh(base, seed=0)
     with engine.attached(adapter):

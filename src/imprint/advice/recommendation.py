@@ -6,8 +6,9 @@ lies below the least that is of use. A way that nobody has measured on this base
 hosted model answers is not measured here either; it is let pass, for these models are many times as large as a
 base that fails, and the advice says that it is unmeasured. Of what is left here, those whose interval reaches
 up to the best one's lower end are as good as can be told apart, and the cheapest of them for a month is taken.
-Where nothing is left here, the cheapest hosted one is; and where nothing is left at all, the way with the most
-right answers, with a warning."""
+Where nothing is left here, the cheapest hosted one is, but pasting may cost twice what a search costs there,
+for a search may miss what a whole text holds; and where nothing is left at all, the way with the most right
+answers, with a warning."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from imprint.advice.ways import HERE, Use, Way
 
 _PASTED = ("context", "cached_context")
+_SEARCH_MISSES = 2.0
+"""So many times what a search costs at a hosted model may pasting cost there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,9 @@ def recommend(ways: Sequence[Way], use: Use) -> Recommendation:
         taken = min(alike, key=lambda w: w.usd_per_month(use))
         return _of_ours(taken, alike, hosted, use, reasons)
     if hosted:
-        return _of_hosted(hosted[0], use, reasons)
+        pasted = next((w for w in hosted if w.way in _PASTED), hosted[0])
+        cheap = pasted.usd_per_month(use) <= _SEARCH_MISSES * hosted[0].usd_per_month(use)
+        return _of_hosted(pasted if cheap else hosted[0], use, reasons)
     if not here:
         return Recommendation(None, "", "Nothing here answers from these documents.", tuple(reasons))
     taken = max(here, key=lambda w: w.quality.right or 0.0)

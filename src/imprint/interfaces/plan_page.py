@@ -36,7 +36,7 @@ def _head(found: Advice) -> Iterator[str]:
     size, use, teaching = found.size, found.use, found.teaching
     yield f"{size.tokens:,} tokens in {size.passages:,} passages, which give {size.facts:,} firm facts"
     yield (
-        f"{use.questions_per_day:,g} questions a day, {use.updates_per_month:g} updates a month: "
+        f"Questions: {use.questions_per_day:,g} a day; updates: {use.updates_per_month:g} a month; so "
         f"{use.questions_per_version:,.0f} questions per version"
     )
     if teaching.impossible:
