@@ -234,7 +234,7 @@ def test_a_run_that_goes_on_keeps_to_the_revision_it_made(
 ) -> None:
     asked: list[tuple[int, float]] = []
 
-    def revise(told: int, seconds: float) -> int:
+    def revise(told: int, worth: int, seconds: float) -> int:
         asked.append((told, seconds))
         return 1_600
 

@@ -152,10 +152,10 @@ def _revising(
         return None
     limit = budget
 
-    def revise(told: int, seconds: float) -> int:
+    def revise(told: int, worth: int, seconds: float) -> int:
         kept = run.read("revised")
         if kept is None:
-            made = planner.revised(plan, limit, told / max(seconds, 1e-3), told=told, epochs=recipe.epochs)
+            made = planner.revised(plan, limit, max(worth, 1) / max(seconds, 1e-3), told=told, epochs=recipe.epochs)
             run.write("revised", asdict(made))
             watch.say(
                 f"After the first round: {told:,} tokens of text in {seconds:.0f} s, so that "
@@ -176,7 +176,7 @@ def _settled(
     if kept is not None:
         last = _plan_of(kept)
         return last, replace(job, tokens=last.tokens)
-    if budget is None or budget.seconds is None:
+    if budget is None or budget.seconds is None or run.checkpoint.exists():  # an earlier build began to train
         return plan, job
     text_tokens = text_tokens_of(job)
     last = planner.settled(

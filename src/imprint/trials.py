@@ -28,6 +28,7 @@ from imprint.retrieval import Index
 from imprint.run_folder import write_whole
 from imprint.training.batches import Row, batches, each_row
 from imprint.training.loop import Loop, Settings
+from imprint.training.sft import lengths_of
 from imprint.types import AdapterSpec, Example, Passage, Prompt, Turn, content_hash
 from imprint.writers.local import LocalWriter
 
@@ -56,7 +57,7 @@ def speeds(recipe: Recipe, passages: Sequence[Passage], engine: Engine, work: Wo
 def training_speed(engine: Engine, spec: AdapterSpec, rows: Sequence[Row], batch_tokens: int) -> float:
     """Tokens a second, measured by training a little on these rows, in batches as training has them."""
     model = engine.base
-    lengths = [len(row.ids) for row in rows]
+    lengths = lengths_of(rows)
     steps = batches(lengths, tokens=batch_tokens, seed=0, epoch=0)
     if len(steps) > 1:  # the last is what was left over
         steps = steps[:-1]
@@ -199,7 +200,7 @@ def _answering(engine: Engine, spec: AdapterSpec, passages: Sequence[Passage]) -
     ids = (text * math.ceil(long / max(len(text), 1)))[:long]
     few, many = base.tokenizer.decode(ids[:short]), base.tokenizer.decode(ids)
     (n1, read1, write1), (n2, read2, write2) = (_timed(base, t) for t in (few, many))
-    # read = a n + c n^2 at two lengths; where noise would make a next to nothing, a quarter of what was seen stands.
+    # read = a n + c n^2 at two lengths; where noise would make a next to nothing, it is a quarter of what was seen.
     curved = (read2 / n2 - read1 / n1) / (n2 - n1)
     read_s = max(read1 / n1 - max(0.0, curved) * n1, read1 / n1 / 4)
     more = max(0.0, (read2 - read_s * n2) / n2**2)

@@ -41,8 +41,9 @@ _REQUESTS = 8
 _TOKENS_A_SECOND = 30.0
 """That a server writes for one request: a guess, so that an estimate costs nothing."""
 
-Revise = Callable[[int, float], int]
-"""Told tokens of text and the seconds that they took; says how many tokens there are to be."""
+Revise = Callable[[int, int, float], int]
+"""Told the tokens of text that there are, those that the time so far is worth, and its seconds; says how many
+tokens there are to be."""
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
@@ -256,8 +257,8 @@ def write(
     """Writes, audits and keeps the training text of this run, unless an earlier call has.
 
     `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
-    hard limits of money. `revise`: told once how many tokens there are after the first round, and how many seconds
-    they took in all calls; says how many there are to be. Raises NothingToTeach."""
+    hard limits of money. `revise`: told once, after the first round, how the text stands and how many seconds it
+    took in all calls. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
@@ -267,7 +268,7 @@ def write(
     _say_what_to_see(audit.looked_over, watch)
     stopwatch = Stopwatch(run, "writing")
     with at_work(run, recipe, engine, watch, beside=beside) as (writer, judge, noted):
-        revising = None if revise is None else lambda told: revise(told, stopwatch.seconds)
+        revising = None if revise is None else lambda told, worth: revise(told, worth, stopwatch.seconds)
         made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch, revising)
         run.write_draft(noted(_timed(made, stopwatch)))
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
@@ -338,17 +339,17 @@ def _made(
     text_tokens: int,
     seed: int,
     watch: Watch,
-    revise: Callable[[int], int] | None = None,
+    revise: Callable[[int, int], int] | None = None,
 ) -> Iterator[Example]:
     """All that is written. Passages that read like orders to a model are shown to no writer, and learnt as text."""
     wanted = text_tokens
     characters = round(wanted * CHARACTERS_A_TOKEN)
 
-    def again(told: int) -> int:
+    def again(told: int, worth: int) -> int:
         """How many characters there are to be, told how many there are."""
         nonlocal wanted, characters
         if revise is not None:
-            wanted = revise(round(told / CHARACTERS_A_TOKEN))
+            wanted = revise(round(told / CHARACTERS_A_TOKEN), round(worth / CHARACTERS_A_TOKEN))
             characters = round(wanted * CHARACTERS_A_TOKEN)
             audit.plan_for(wanted)
         return characters

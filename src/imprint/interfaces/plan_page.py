@@ -49,8 +49,8 @@ def _head(found: Advice) -> Iterator[str]:
 
 
 def _ways_table(title: str, ways: Sequence[Way], found: Advice) -> Table:
-    heads = ("expected\nright", "USD a\nquestion", "USD an\nupdate", "s an\nupdate", "USD a\nmonth")
-    heads += ("first\ntoken, s", "whole\nanswer, s", "memory", "")
+    heads = ["expected\nright", "USD a\nquestion", "USD an\nupdate", "s an\nupdate", "USD a\nmonth"]
+    heads += ["first\ntoken, s", "whole\nanswer, s", "memory", ""]
     table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
     table.add_column("way", overflow="fold")
     for head in heads:
