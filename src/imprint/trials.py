@@ -84,14 +84,8 @@ def _like_its_text(recipe: Recipe, passages: Sequence[Passage], base: Base) -> l
     """Rows as the recipe's training text has them: what its rules make of some passages, else the passages."""
     some = passages[:: max(1, len(passages) // 8)][:8]
     made = [e for kind, _ in writing.kinds(recipe) for e in writing.by_rule(kind, some)]
-    made = made or [Example((Turn("text", p.text, learn=True),), (p.id,), "trial") for p in some]
-    rows = list(each_row(made, base, max_tokens=256, questions=recipe.learn_questions))
-    return rows or [_plain_row(base, some[0])]
-
-
-def _plain_row(base: Base, passage: Passage) -> Row:
-    ids = tuple(base.tokenizer.encode(passage.text, add_special_tokens=False)[:256]) or (0, 0)
-    return Row(ids, (True,) * len(ids))
+    plain = [Example((Turn("text", p.text, learn=True),), (p.id,), "trial") for p in some]
+    return list(each_row(made or plain, base, max_tokens=256, questions=recipe.learn_questions))
 
 
 # --- answering --------------------------------------------------------------------------------

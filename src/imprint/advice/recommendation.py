@@ -83,9 +83,8 @@ def _of_ours(
 
 def _of_hosted(taken: Way, use: Use, reasons: list[str]) -> Recommendation:
     month = f"{_usd(taken.usd_per_month(use))} a month, {_usd(taken.usd_per_question)} a question"
-    reasons.append(
-        f"{taken.name} costs {month}. Its answers are not measured here: try it with your own questions."
-    )
+    unknown = "Its answers are" if use.latency_s is None else "Its answers and how long they take are"
+    reasons.append(f"{taken.name} costs {month}. {unknown} not measured here: try it with your own questions.")
     if taken.way in _PASTED:
         cached = ", from its cache" if taken.way == "cached_context" else ""
         words = f"Do not train: paste it. Put the documents into {taken.where}'s prompt{cached}."
