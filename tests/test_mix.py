@@ -38,6 +38,19 @@ def mixed(kinds: Sequence[tuple[Generator, float]], characters: int, seed: int =
     return list(mix.mixed(kinds, PASSAGES, Scholar(), Audit(plain), characters=characters, seed=seed))
 
 
+def revised_mix(kinds: Sequence[tuple[Generator, float]], planned: int, wanted: int) -> tuple[int, list[int]]:
+    """Characters of a mix that is told once to have others, and what it said that it had then."""
+    met: list[int] = []
+
+    def revise(told: int, worth: int) -> int:
+        met.extend((told, worth))
+        return wanted
+
+    plain = AuditSettings(faithful=False, quotas=False, near_duplicates=False)
+    made = mix.mixed(kinds, PASSAGES, Scholar(), Audit(plain), characters=planned, seed=0, revise=revise)
+    return sum(characters(list(made)).values()), met
+
+
 def characters(examples: Sequence[Example]) -> Counter[str]:
     told: Counter[str] = Counter()
     for example in examples:
@@ -132,3 +145,13 @@ def test_an_effort_grows_with_the_text_wanted() -> None:
     small, large = (mix.effort(kinds, PASSAGES, n) for n in (40_000, 80_000))
     assert (small.prompts, large.prompts) == (200, 400)
     assert large.taught_characters == pytest.approx(80_000, rel=0.01)
+
+
+@pytest.mark.parametrize("wanted", [20_000, 60_000, 110_000])
+def test_a_mix_may_be_told_once_to_be_longer_or_shorter(wanted: int) -> None:
+    kinds = [(Says("a"), 3.0), (Says("b", prompts=1), 1.0)]
+    total, met = revised_mix(kinds, 60_000, wanted)
+    assert total == pytest.approx(wanted, rel=0.1)
+    # A round of each told as much; b alone is written, and a quarter of the mix: four times its half.
+    assert met[1] == 2 * met[0] and 0 < met[0] < 20_000
+    assert revised_mix(kinds, 60_000, 60_000)[0] == sum(characters(mixed(kinds, 60_000)).values())

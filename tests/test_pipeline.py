@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +15,12 @@ import pytest
 
 import imprint
 from conftest import make_tiny_base
-from imprint import adapters
+from imprint import adapters, planner
 from imprint.errors import BadInput, BadSetting, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe
 from imprint.registry import Registry
+from imprint.stages import beside
 
 _TEACH = """
 import functools, os, signal, sys
@@ -152,6 +155,50 @@ def test_adapters_asked_together_answer_as_the_one_that_the_question_is_about(
         imprint.together(["one", "one@1"])
     with pytest.raises(BadSetting, match="choose"):
         both.ask(asked, how="sum")
+
+
+def test_an_estimate_stands_beside_what_happened(cpu: Path, documents: Path, base_folder: Path) -> None:
+    taught = imprint.teach(documents, name="tiny", base=str(base_folder), budget="20s")
+    kept = taught.version.details["plan_and_actual"]
+    assert kept["actual"]["tokens"] == taught.version.details["tokens"]
+    assert kept["revised"]["tokens"] <= kept["actual"]["tokens"] < kept["revised"]["tokens"] + 300
+    assert kept["actual"]["write_seconds"] > 0 and kept["actual"]["train_seconds"] > 0
+    assert kept["calls"] == {"writing": 1, "training": 1}
+    assert kept["actual"]["times"] > 0
+    assert "estimated" in beside(kept) and "stopped" not in beside(kept)
+    twice = {**kept, "calls": {"writing": 1, "training": 2}}
+    assert "stopped and went on" in beside(twice)
+
+
+def test_a_rank_that_the_facts_ask_for_is_trained(
+    cpu: Path, documents: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "BITS_A_FACT", 1e5)
+    taught = imprint.teach(documents, name="tiny", base=str(base_folder), budget="2k tokens")
+    rank = taught.version.details["plan"]["rank"]
+    spec = adapters.folder.read(taught.registry.folder(taught.version)).spec
+    assert rank > 16 and (spec["rank"], spec["alpha"]) == (rank, 2.0 * rank)
+    said = Recipe(rank=4)
+    kept = imprint.teach(documents, name="tiny", base=str(base_folder), budget="2k tokens", recipe=said)
+    assert kept.version.details["plan"]["rank"] is None
+
+
+def test_advice_tries_the_machine_once_a_day(cpu: Path, documents: Path, base_folder: Path) -> None:
+    now = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
+
+    def advise(after: datetime.timedelta) -> imprint.Advice:
+        return imprint.advise(documents, base=str(base_folder), budget="1h", now=now + after)
+
+    def tried_at() -> float:
+        (file,) = (cpu.parent / "cache" / "speeds").iterdir()
+        return float(json.loads(file.read_text())["at_s"])
+
+    first, second = advise(datetime.timedelta(0)), advise(datetime.timedelta(hours=23))
+    assert tried_at() == now.timestamp()
+    assert (first.pace.read_s, first.teaching) == (second.pace.read_s, second.teaching)
+    advise(datetime.timedelta(hours=25))
+    assert tried_at() == now.timestamp() + 25 * 3600
+    assert first.size.facts > 0 and all(w.answer_s and w.answer_s > 0 for w in first.ways if w.where == "this machine")
 
 
 def test_the_same_teaching_twice_is_one_version(cpu: Path, documents: Path, base_folder: Path) -> None:

@@ -11,6 +11,7 @@ from imprint.planner import (
     FEWEST_TIMES,
     MOST_EPOCHS,
     MOST_TIMES,
+    RANKS,
     TIMES,
     Budget,
     Plan,
@@ -18,6 +19,9 @@ from imprint.planner import (
     Work,
     parse_budget,
     plan,
+    rank_for,
+    revised,
+    settled,
 )
 
 SPEEDS = Speeds(text_tokens_per_second=150.0, train_tokens_per_second=800.0)
@@ -134,3 +138,60 @@ def test_a_plan_for_nothing_does_not_blame_the_budget() -> None:
 
 def test_a_budget_is_said_as_a_person_would() -> None:
     assert [str(parse_budget(t)) for t in ("90s", "2h", "200k tokens")] == ["1.5 minutes", "120 minutes", "200,000 training tokens"]
+
+
+# --- looked at again --------------------------------------------------------------------------
+
+TEN_MINUTES = Budget(seconds=600)
+
+
+def test_at_the_planned_speed_the_plan_stands() -> None:
+    made = planned([100] * 9, TEN_MINUTES)
+    again = revised(made, TEN_MINUTES, SPEEDS.text_tokens_per_second, told=10)
+    assert (again.text_tokens, again.tokens, again.epochs) == pytest.approx((made.text_tokens, made.tokens, made.epochs), rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.5, 0.8, 1.3, 2.0, 5.0])
+def test_a_revised_plan_keeps_to_the_time_or_to_the_fewest_words(factor: float) -> None:
+    made = planned([100] * 20, TEN_MINUTES)
+    again = revised(made, TEN_MINUTES, factor * SPEEDS.text_tokens_per_second, told=10)
+    spent = again.write_seconds + again.train_seconds
+    assert spent <= 600.1 or again.times == pytest.approx(FEWEST_TIMES)
+    assert (again.text_tokens - made.text_tokens) * (factor - 1) >= 0
+    assert again.text_tokens <= 2 * made.text_tokens
+    assert (again.taught, again.left_out) == (made.taught, made.left_out)
+
+
+def test_what_is_written_already_is_not_planned_away() -> None:
+    made = planned([100] * 9, TEN_MINUTES)
+    assert revised(made, TEN_MINUTES, 1.0, told=made.text_tokens).text_tokens == made.text_tokens
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=50_000), Budget(usd=1.0)])
+def test_only_a_budget_of_time_is_looked_at_again(budget: Budget) -> None:
+    made = planned([100] * 9, budget)
+    assert revised(made, budget, 1.0, told=10) == made
+    after = settled(made, budget, text_tokens=made.text_tokens, spent_s=1e6, train_tokens_per_second=1.0)
+    assert after.tokens == made.tokens
+
+
+def test_training_takes_the_time_that_is_left() -> None:
+    made = planned([100] * 9, TEN_MINUTES)
+    left = {"text_tokens": made.text_tokens, "train_tokens_per_second": 700.0}
+    assert settled(made, TEN_MINUTES, spent_s=400, **left).tokens == 140_000  # type: ignore[arg-type]
+    late = settled(made, TEN_MINUTES, spent_s=10_000, **left)  # type: ignore[arg-type]
+    assert late.tokens == made.tokens // 2
+    early = settled(made, TEN_MINUTES, spent_s=0, text_tokens=1000, train_tokens_per_second=700.0)
+    assert (early.tokens, early.epochs) == (6000, MOST_EPOCHS)
+
+
+def test_epochs_asked_for_stand_whatever_time_is_left() -> None:
+    made = planned([100] * 9, TEN_MINUTES, epochs=3.0)
+    after = settled(made, TEN_MINUTES, text_tokens=1000, spent_s=599, train_tokens_per_second=1.0, epochs=3.0)
+    assert after.tokens == 3000
+
+
+def test_few_facts_leave_the_rank_to_the_adapter_and_many_raise_it() -> None:
+    assert rank_for(1000, 305_280) == (None, True)
+    ranks = [rank_for(n, 305_280) for n in (300_000, 400_000, 1_000_000, 4_000_000, 100_000_000)]
+    assert ranks == [(None, True), (32, True), (64, True), (256, True), (RANKS[-1], False)]

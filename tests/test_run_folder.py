@@ -8,7 +8,7 @@ import pytest
 
 from imprint.corpus import Corpus
 from imprint.evaluation.closed_book import Question
-from imprint.run_folder import RunFolder, write_whole
+from imprint.run_folder import RunFolder, Stopwatch, write_whole
 from imprint.types import Document, Example, Turn
 
 
@@ -104,3 +104,25 @@ def test_other_documents_or_another_order_make_another_hash() -> None:
     one, two = Document("one", "a.txt", "A"), Document("two", "b.txt", "B")
     hashes = {Corpus(d).hash for d in ((one, two), (two, one), (one,), (Document("one", "c.txt", "A"), two))}
     assert len(hashes) == 4
+
+
+def test_a_stopwatch_adds_up_all_calls_and_counts_them(tmp_path: Path) -> None:
+    run, now = RunFolder(tmp_path / "run"), [0.0]
+    first = Stopwatch(run, "writing", clock=lambda: now[0])
+    now[0] = 7.0
+    first.tick()  # kept, and then killed
+    now[0] = 100.0
+    second = Stopwatch(run, "writing", clock=lambda: now[0])
+    now[0] = 103.0
+    assert (second.seconds, second.calls) == (10.0, 2)
+    second.keep()
+    Stopwatch(run, "training", clock=lambda: now[0]).keep()
+    assert run.read("seconds") == {"writing": {"seconds": 10.0, "calls": 2}, "training": {"seconds": 0.0, "calls": 1}}
+
+
+def test_a_stopwatch_writes_now_and_then_only(tmp_path: Path) -> None:
+    run, now = RunFolder(tmp_path / "run"), [0.0]
+    watch = Stopwatch(run, "writing", clock=lambda: now[0], every_s=5.0)
+    now[0] = 4.9
+    watch.tick()
+    assert run.read("seconds") is None

@@ -17,7 +17,7 @@ from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe, WriterSettings
 from imprint.run_folder import RunFolder
 from imprint.synthesis.coverage import Coverage
-from imprint.types import Passage, Prompt, Text
+from imprint.types import Example, Passage, Prompt, Text
 from imprint.watch import SILENT
 from imprint.writers.endpoint import EndpointWriter
 from scholar import PASSAGES, Scholar, paid, passage
@@ -227,3 +227,27 @@ def test_a_judge_with_prices_makes_a_dearer_plan_and_a_budget_holds_for_both() -
         limits = [w.max_usd for w in (bound.writer, bound.judge) if w is not None and w.max_usd is not None]
         assert sum(limits) == pytest.approx(1.0)
     assert writing.within(replace(alone, writer=replace(_writer(1.0), max_usd=0.5)), PASSAGES, 1.0).writer.max_usd == 0.5
+
+
+def test_a_run_that_goes_on_keeps_to_the_revision_it_made(
+    scholar: Scholar, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def revise(told: int, worth: int, seconds: float) -> int:
+        asked.append((told, seconds))
+        return 1_600
+
+    def write(folder: Path, questions: Sequence[Question] | None = ()) -> list[Example]:
+        run = RunFolder(folder)
+        writing.write(run, PASSAGES, Engine(tiny_base), RECIPE, 800, 0, questions, SILENT, revise=revise)
+        return list(run.examples())
+
+    whole = write(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing, "hold_out", _killed)
+        write(tmp_path / "cut", None)
+    assert write(tmp_path / "cut") == whole
+    assert len({told for told, _ in asked}) == 1 and len(asked) == 3
+    assert asked[2][1] > asked[1][1] >= 0  # seconds of both calls
+    assert RunFolder(tmp_path / "cut").read("seconds")["writing"]["calls"] == 2

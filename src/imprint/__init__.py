@@ -19,6 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imprint.advice import Advice, Use
+    from imprint.advising import advise
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
@@ -39,11 +41,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
-    "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
+    "Advice", "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
+    "Use", "advise", "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
+    "Advice": "imprint.advice",
     "Curve": "imprint.scaling",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
@@ -53,6 +56,8 @@ _HOMES = {
     "Recipe": "imprint.recipe",
     "Taught": "imprint.pipeline",
     "Together": "imprint.pipeline",
+    "Use": "imprint.advice",
+    "advise": "imprint.advising",
     "curve": "imprint.pipeline",
     "draw_map": "imprint.pipeline",
     "estimate": "imprint.pipeline",

@@ -29,18 +29,17 @@ from imprint.evaluation.suites import read_suite
 from imprint.home import home_folder
 from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
-from imprint.recipe import RAW_TEXT, Recipe, from_mapping
-from imprint.recipe import read as read_recipe
+from imprint.recipe import RAW_TEXT, Recipe, from_mapping, opened
 from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
-from imprint.run_folder import RunFolder, questions_from_json
+from imprint.run_folder import RunFolder, Stopwatch, questions_from_json
 from imprint.scaling import Curve
-from imprint.stages import Prepared, job_of, planned, prepare, training_progress
+from imprint.stages import Prepared, beside, job_of, planned, prepare, training_progress, with_rank
 from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import set_aside, without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.service import Service, Ticket
-from imprint.training.sft import train
+from imprint.training.sft import Progress, train
 from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
@@ -269,7 +268,7 @@ class _Teaching:
 
     def __init__(self, lesson: Lesson, home: Path, watch: Watch) -> None:
         self.lesson, self.home, self.watch = lesson, home, watch
-        self.recipe = _recipe(lesson.recipe)
+        self.recipe = opened(lesson.recipe)
         self.limit = parse_budget(lesson.budget or DEFAULT_BUDGET)
         self.asked = _questions(lesson.questions)
         watch.stage("Reading the documents")
@@ -321,7 +320,8 @@ class _Teaching:
         if self._prepared is None:
             return False
         progress = training_progress(self.watch, "" if alone else self.lesson.name)
-        self._ticket = service.submit(self._prepared.job, checkpoint=self.run.checkpoint, progress=progress)
+        timed = _timed(progress, Stopwatch(self.run, "training"))
+        self._ticket = service.submit(self._prepared.job, checkpoint=self.run.checkpoint, progress=timed)
         return True
 
     @property
@@ -360,6 +360,7 @@ class _Teaching:
         self.run.write("done", {"version": str(version)})
         shutil.rmtree(self.run.checkpoint, ignore_errors=True)
         self.watch.say(f"Published {version}.")
+        self.watch.say(beside(version.details["plan_and_actual"]))
         self.taught = Taught(version, self.registry, self.home, engine.base)
 
 
@@ -584,7 +585,8 @@ class Taught:
         """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
         passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        recipe = replace(self._recipe, mix=RAW_TEXT.mix, objective="sft")
+        sized = with_rank(self._recipe, self.version.details.get("plan", {}).get("rank"))
+        recipe = replace(sized, mix=RAW_TEXT.mix, objective="sft")
         run = _run_folder(self.home, corpus, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))
         job = replace(job_of(run, model, recipe, seed, passages), tokens=self.version.details["tokens"])
@@ -605,6 +607,16 @@ def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage]
     return kept, set_aside(split, kept)
 
 
+def _timed(progress: Progress, stopwatch: Stopwatch) -> Progress:
+    """The same, which also keeps the time that training takes."""
+
+    def told(step: int, steps: int, loss: float, rate: float) -> None:
+        stopwatch.tick() if step < steps else stopwatch.keep()
+        progress(step, steps, loss, rate)
+
+    return told
+
+
 def _run_folder(
     home: Path,
     corpus: Corpus,
@@ -621,12 +633,6 @@ def _run_folder(
         repr(questions),
     )
     return RunFolder(home / "runs" / key)
-
-
-def _recipe(recipe: Recipe | str | Path | None) -> Recipe:
-    if recipe is None:
-        return Recipe()
-    return recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
 
 
 def _questions(questions: str | Path | Sequence[Question] | None) -> list[Question] | None:

@@ -1,13 +1,15 @@
-"""What fits a budget: how many passages, how much text about them, how often it is met.
+"""What fits a budget: how many passages, how much text about them, how often it is met, in how large an adapter.
 
-Decided once, at the first start, from the speed measured then; a run that resumes keeps its plan."""
+Decided at the first start, from the speed measured then. A budget of time is looked at again twice, each time for
+good: when the first round of writing has shown what text costs, and when training is about to begin. A run that
+resumes keeps its plan and what was decided since."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imprint.errors import BadSetting
 
@@ -19,6 +21,15 @@ EPOCHS, MOST_EPOCHS = 4.0, 6.0
 
 Price = Callable[[float], float]
 """What a token of text costs, by how often it is met."""
+
+BITS_A_FACT = 16.0
+"""To be held for a fact: twice the 7.7 bits by which the untouched base misses an answer about a SQuAD paragraph
+(docs/results/objectives.json: 5.35 nats, n = 108), for it must also be told apart from its neighbours."""
+BITS_A_PARAMETER = 1.0
+"""What a trained parameter holds after a hundred exposures: published notes say 1, 2 after a thousand, 3.6 for
+models trained whole (arXiv 2505.24832)."""
+RANKS = (16, 32, 64, 128, 256)
+"""Ranks that a plan chooses from; the first is a LoRA's own."""
 
 _FULL = 0.9
 """How full batches are, on average: rows of like length do not always add up."""
@@ -84,6 +95,10 @@ class Plan:
     write_seconds: float
     train_seconds: float
     usd: float = 0.0
+    facts: int = 0
+    """Values that the statements of the passages taught give to a subject."""
+    rank: int | None = None
+    """Of a LoRA, where the facts need more than its own; None leaves it to the recipe and the kind."""
 
 
 def parse_budget(text: str) -> Budget:
@@ -174,6 +189,82 @@ def plan(
         write_seconds=text / speeds.text_tokens_per_second,
         train_seconds=tokens / speeds.train_tokens_per_second,
         usd=text * work.usd,
+    )
+
+
+def rank_for(facts: int, parameters_a_rank: int) -> tuple[int | None, bool]:
+    """The rank at which an adapter can hold so many facts, and whether the largest one can.
+
+    facts x BITS_A_FACT must not exceed parameters x BITS_A_PARAMETER. None where a LoRA's own rank is enough, as it
+    is for all but large sets: on the bundled base it holds 300,000 facts."""
+    needed = facts * BITS_A_FACT / BITS_A_PARAMETER
+    for rank in RANKS:
+        if rank * parameters_a_rank >= needed:
+            return (None if rank == RANKS[0] else rank), True
+    return RANKS[-1], False
+
+
+def revised(
+    made: Plan, budget: Budget, text_tokens_per_second: float, *, told: int, epochs: float | None = None
+) -> Plan:
+    """The plan for the same passages with the speed at which text is really written.
+
+    `told`: tokens of text there are already. Never less than those nor than FEWEST_TIMES the passages, and at most
+    twice what was planned. A plan without a limit of time stays as it is."""
+    if budget.seconds is None:
+        return made
+    speeds = Speeds(text_tokens_per_second, made.tokens / made.train_seconds)
+
+    def price(visits: float) -> float:
+        return 1 / speeds.text_tokens_per_second + visits / speeds.train_tokens_per_second
+
+    size = made.text_tokens / made.times
+    times, visits = _spread(budget.seconds / size, price, epochs or EPOCHS, fixed=epochs is not None)
+    text = max(told, min(times * size, 2 * made.text_tokens))
+    part = text / made.text_tokens
+    tokens = math.floor(text * visits)
+    return replace(
+        made,
+        text_tokens=round(text),
+        times=text / size,
+        epochs=visits,
+        prompts=math.ceil(made.prompts * part),
+        read_tokens=round(made.read_tokens * part),
+        written_tokens=round(made.written_tokens * part),
+        tokens=tokens,
+        steps=max(1, round(made.steps * tokens / made.tokens)),
+        write_seconds=text / speeds.text_tokens_per_second,
+        train_seconds=tokens / speeds.train_tokens_per_second,
+        usd=made.usd * part,
+    )
+
+
+def settled(
+    made: Plan,
+    budget: Budget,
+    *,
+    text_tokens: int,
+    spent_s: float,
+    train_tokens_per_second: float,
+    epochs: float | None = None,
+    most_visits: float = MOST_EPOCHS,
+) -> Plan:
+    """The plan for the training of the text that there is, in the time that is left.
+
+    Each example is met at most `most_visits` times, and however late it is, the training is at least half of
+    what was planned. `epochs` asked for are kept. A plan without a limit of time keeps its tokens."""
+    tokens = float(made.tokens)
+    if epochs is not None:
+        tokens = min(tokens, epochs * text_tokens)
+    elif budget.seconds is not None:
+        tokens = max((budget.seconds - spent_s) * train_tokens_per_second, made.tokens / 2)
+    tokens = max(1, math.floor(min(tokens, (epochs or most_visits) * text_tokens)))
+    return replace(
+        made,
+        epochs=tokens / max(text_tokens, 1),
+        tokens=tokens,
+        steps=max(1, round(made.steps * tokens / made.tokens)),
+        train_seconds=tokens / train_tokens_per_second,
     )
 
 

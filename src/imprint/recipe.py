@@ -202,6 +202,13 @@ def read(path: Path) -> Recipe:
     return from_mapping(read_toml(path, "recipe"), source=str(path))
 
 
+def opened(recipe: Recipe | str | Path | None) -> Recipe:
+    """The recipe itself, read where a file is named; the default one where there is none."""
+    if recipe is None:
+        return Recipe()
+    return recipe if isinstance(recipe, Recipe) else read(Path(recipe))
+
+
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """What a TOML file says. Raises BadSetting, which calls the file `what`."""
     try:

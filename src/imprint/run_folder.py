@@ -1,6 +1,9 @@
 """Where a run keeps what it has made, so that a killed one loses nothing.
 
     plan.json        what was decided at the first start; never changed after
+    revised.json     the plan once the first round of writing had shown what text costs
+    settled.json     the plan of the training, once the text was there
+    seconds.json     how long writing and training took so far, in how many calls
     looked_over.json what should be seen in the documents before training
     spent.json       what the writer and the judge cost so far
     draft.jsonl      all that was written, while questions are held out of it
@@ -18,7 +21,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +81,39 @@ class RunFolder:
 
     def write_questions(self, questions: Sequence[Question], source: str) -> None:
         self.write("held_out", {"from": source, "questions": [asdict(q) for q in questions]})
+
+
+class Stopwatch:
+    """Seconds that a run has spent on one of its stages, in all calls together.
+
+    A kill loses what passed since the last tick that was kept."""
+
+    def __init__(
+        self, run: RunFolder, stage: str, *, clock: Callable[[], float] = time.monotonic, every_s: float = 5.0
+    ) -> None:
+        self._run, self._stage, self._clock, self._every_s = run, stage, clock, every_s
+        kept = self._all().get(stage, {"seconds": 0.0, "calls": 0})
+        self._before = float(kept["seconds"])
+        self.calls = int(kept["calls"]) + 1
+        """Counting this one."""
+        self._began = self._kept = clock()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + self._clock() - self._began
+
+    def tick(self) -> None:
+        """Keeps the time now and then."""
+        if self._clock() - self._kept >= self._every_s:
+            self.keep()
+
+    def keep(self) -> None:
+        self._kept = self._clock()
+        row = {"seconds": self.seconds, "calls": self.calls}
+        self._run.write("seconds", self._all() | {self._stage: row})
+
+    def _all(self) -> dict[str, Any]:
+        return self._run.read("seconds") or {}
 
 
 def questions_from_json(records: Iterable[dict[str, Any]]) -> list[Question]:

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from imprint import adapters, planner, writing
+from imprint import adapters, planner, trials, writing
+from imprint.adapters.folder import layout_of
 from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.evaluation.closed_book import Question
 from imprint.planner import Budget, Plan, Speeds, Work
 from imprint.recipe import Recipe, filled
-from imprint.run_folder import RunFolder
-from imprint.training.batches import Row, each_row
-from imprint.training.batches import rows as token_rows
+from imprint.run_folder import RunFolder, Stopwatch
+from imprint.synthesis.facts import facts
+from imprint.training.batches import each_row
 from imprint.training.distill import Reading, read_by_teacher
-from imprint.training.loop import Loop, Settings
 from imprint.training.row_file import RowFile
-from imprint.training.sft import Job, Trained
-from imprint.types import AdapterSpec, Example, Passage, Turn
+from imprint.training.sft import Job, Trained, lengths_of
+from imprint.types import AdapterSpec, Passage
 from imprint.watch import Watch
 
 RECITING = 100.0
 """Visits that raw text may be met with: it is there once, and whoever asks for it wants it learnt by heart."""
 
-_READING = 0.6
-"""What it takes a teacher to read a token of training text, with a share of the passage before it, in tokens of
-training: on the bundled base it read twice as fast as it learns, and 1.2 tokens for one."""
 ROW_TOKENS = 1024
 """Longest row that is trained on; a longer one is cut at its end."""
 
@@ -41,11 +37,15 @@ class Prepared:
 
     run: RunFolder
     plan: Plan
+    """As it was made at the first start."""
+    settled: Plan
+    """As it stands now, with the text written."""
+    text_tokens: int
+    """Of the text that was written."""
     taught: list[str]
     """Ids of the passages that the plan teaches."""
     examples: int
     job: Job
-    writing_s: float
 
     def details(self, trained: Trained) -> dict[str, Any]:
         """What to publish with the adapter."""
@@ -56,12 +56,60 @@ class Prepared:
             "examples": self.examples,
             "tokens": trained.tokens,
             "steps": trained.steps,
-            "seconds": {"writing": round(self.writing_s, 1), "training": round(trained.seconds, 1)},
+            "seconds": {stage: round(row["seconds"], 1) for stage, row in self._seconds(trained).items()},
+            "plan_and_actual": self._plan_and_actual(trained),
             "questions": [asdict(q) for q in held],
             "questions_from": source,
             "taught": self.taught,
             "run": self.run.path.name,
         }
+
+    def _seconds(self, trained: Trained) -> dict[str, dict[str, float]]:
+        """Seconds and calls of each stage, those of earlier calls with them."""
+        here = {"writing": {"seconds": 0.0, "calls": 1}, "training": {"seconds": trained.seconds, "calls": 1}}
+        return here | (self.run.read("seconds") or {})
+
+    def _plan_and_actual(self, trained: Trained) -> dict[str, Any]:
+        """What was estimated, first and last, and what happened; seconds are those of all calls together."""
+        seconds = self._seconds(trained)
+        spent = (self.run.read("spent") or {}).get("usd", 0.0)
+        actual = {
+            "text_tokens": self.text_tokens,
+            "times": self.text_tokens * self.plan.times / self.plan.text_tokens,
+            "tokens": trained.tokens,
+            "write_seconds": round(seconds["writing"]["seconds"], 1),
+            "train_seconds": round(seconds["training"]["seconds"], 1),
+            "usd": spent,
+        }
+        return {
+            "estimate": {key: getattr(self.plan, key) for key in actual},
+            "revised": {key: getattr(self.settled, key) for key in actual} if self.settled != self.plan else None,
+            "actual": actual,
+            "calls": {stage: int(row["calls"]) for stage, row in seconds.items()},
+        }
+
+
+_BESIDE = (
+    ("text_tokens", "tokens of text"),
+    ("tokens", "tokens trained"),
+    ("write_seconds", "seconds of writing"),
+    ("train_seconds", "seconds of training"),
+    ("usd", "USD of a paid writer"),
+)
+
+
+def beside(kept: Mapping[str, Any]) -> str:
+    """The estimate beside what happened, as a small table of plain text."""
+    last = kept["revised"] or kept["estimate"]
+    lines = [f"{'':<22}{'estimated':>12}{'at last':>12}{'happened':>12}"]
+    for key, name in _BESIDE:
+        cells = [row.get(key, 0) for row in (kept["estimate"], last, kept["actual"])]
+        if any(cells):
+            form = ",.2f" if key == "usd" else ",.0f"
+            lines.append(f"{name:<22}" + "".join(f"{format(cell, form):>12}" for cell in cells))
+    if any(calls > 1 for calls in kept["calls"].values()):
+        lines.append("The run was stopped and went on: seconds are those of all its calls together.")
+    return "\n".join(lines)
 
 
 def prepare(
@@ -76,20 +124,77 @@ def prepare(
 ) -> Prepared:
     """Plans a teaching and writes its training text."""
     plan = planned(run, passages, engine, recipe, budget, watch)
-    if budget is not None and budget.usd is not None:
-        recipe = writing.within(recipe, passages, budget.usd)
+    recipe = with_rank(recipe, plan.rank)
+    writers = recipe if budget is None or budget.usd is None else writing.within(recipe, passages, budget.usd)
     taught = [passages[i] for i in plan.taught]
-    began = time.monotonic()
-    text = writing.write(run, taught, engine, recipe, plan.text_tokens, seed, questions, watch)
-    writing_s = time.monotonic() - began
+    text = writing.write(
+        run, taught, engine, writers, plan.text_tokens, seed, questions, watch,
+        revise=_revising(run, plan, recipe, budget, watch),
+    )  # fmt: skip
     job = job_of(run, engine.base, recipe, seed, taught, tokens=plan.tokens)
     job = taught_by_reader(job, run, engine, recipe, taught, watch)
+    last, job = _settled(run, plan, job, engine, recipe, budget)
     if job.tokens < 0.8 * plan.tokens:
         watch.say(
-            f"There was less to write than planned, so that training takes {job.tokens:,} tokens in place of "
-            f"{plan.tokens:,}. More epochs in the recipe make it longer."
+            f"There was less to write than planned, or less time, so that training takes {job.tokens:,} tokens in "
+            f"place of {plan.tokens:,}. More epochs in the recipe make it longer."
         )
-    return Prepared(run, plan, [p.id for p in taught], text.count, job, writing_s)
+    return Prepared(run, plan, last, text_tokens_of(job), [p.id for p in taught], text.count, job)
+
+
+def _revising(
+    run: RunFolder, plan: Plan, recipe: Recipe, budget: Budget | None, watch: Watch
+) -> writing.Revise | None:
+    """What looks at the plan once more when the first round of writing is done; a run that resumes keeps to it.
+
+    None where no time is to be kept to, or where the recipe says how much text there is to be."""
+    if budget is None or budget.seconds is None or recipe.text_tokens is not None:
+        return None
+    limit = budget
+
+    def revise(told: int, worth: int, seconds: float) -> int:
+        kept = run.read("revised")
+        if kept is None:
+            made = planner.revised(plan, limit, max(worth, 1) / max(seconds, 1e-3), told=told, epochs=recipe.epochs)
+            run.write("revised", asdict(made))
+            watch.say(
+                f"After the first round: {told:,} tokens of text in {seconds:.0f} s, so that "
+                f"{made.text_tokens:,} are written, in place of {plan.text_tokens:,}."
+            )
+            return made.text_tokens
+        return int(kept["text_tokens"])
+
+    return revise
+
+
+def _settled(
+    run: RunFolder, plan: Plan, job: Job, engine: Engine, recipe: Recipe, budget: Budget | None
+) -> tuple[Plan, Job]:
+    """The plan and the job with as much training as the time that is left allows, tried on the rows themselves and
+    decided once; as they are where no time is to be kept to."""
+    kept = run.read("settled")
+    if kept is not None:
+        last = _plan_of(kept)
+        return last, replace(job, tokens=last.tokens)
+    if budget is None or budget.seconds is None or run.checkpoint.exists():  # an earlier build began to train
+        return plan, job
+    text_tokens = text_tokens_of(job)
+    last = planner.settled(
+        _plan_of(run.read("revised") or asdict(plan)),
+        budget,
+        text_tokens=text_tokens,
+        spent_s=sum(row["seconds"] for stage, row in (run.read("seconds") or {}).items() if stage != "training"),
+        train_tokens_per_second=trials.training_speed(engine, job.spec, job.rows, job.batch_tokens),
+        epochs=recipe.epochs,
+        most_visits=_most_visits(recipe),
+    )
+    run.write("settled", asdict(last))
+    return last, replace(job, tokens=last.tokens)
+
+
+def text_tokens_of(job: Job) -> int:
+    """Tokens of the text that a job trains on, each example once."""
+    return sum(lengths_of(job.rows))
 
 
 def job_of(
@@ -106,10 +211,13 @@ def job_of(
     documents = [base.tokenizer.encode(p.text, add_special_tokens=False) for p in passages]
     rows = _rows(run, base, recipe)
     # The text may be shorter or longer than was planned.
-    visits = recipe.epochs or (RECITING if set(recipe.shares) == {"raw_text"} else planner.MOST_EPOCHS)
-    most = math.ceil(visits * int(rows.lengths.sum()))
+    most = math.ceil((recipe.epochs or _most_visits(recipe)) * int(rows.lengths.sum()))
     wanted = most if tokens is None else min(tokens, most)
     return Job(spec_of(recipe), rows, wanted, rate_of(recipe), recipe.batch_tokens, seed, documents)
+
+
+def _most_visits(recipe: Recipe) -> float:
+    return RECITING if set(recipe.shares) == {"raw_text"} else planner.MOST_EPOCHS
 
 
 def taught_by_reader(
@@ -121,13 +229,14 @@ def taught_by_reader(
         return job
     watch.stage("Reading the documents as a teacher")
     reading = Reading(run.examples, passages, ROW_TOKENS, recipe.learn_questions)
-    rows = read_by_teacher(
-        engine,
-        run.path / "rows",
-        reading,
-        run.path / "teacher",
-        progress=lambda done, n, rate: watch.progress("examples read", done, n, f"{rate:.0f} tokens/s"),
-    )
+    stopwatch = Stopwatch(run, "reading")
+
+    def progress(done: int, n: int, rate: float) -> None:
+        stopwatch.tick()
+        watch.progress("examples read", done, n, f"{rate:.0f} tokens/s")
+
+    rows = read_by_teacher(engine, run.path / "rows", reading, run.path / "teacher", progress=progress)
+    stopwatch.keep()
     return replace(job, rows=rows)
 
 
@@ -157,55 +266,57 @@ def planned(
     """The plan of this run: read if there is one, else made, written down, and said before anything is spent."""
     kept = run.read("plan")
     if kept is not None:
-        plan = Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
+        plan = _plan_of(kept)
     else:
         watch.stage("Planning")
         work = writing.work(recipe, passages)
-        plan = planner.plan(
-            [engine.base.count_tokens(p.text) for p in passages],
-            [writing.value(p) for p in passages],
-            budget,
-            _speeds(recipe, passages, engine, work),
-            work,
-            batch_tokens=recipe.batch_tokens,
-            epochs=recipe.epochs,
-            text_tokens=recipe.text_tokens,
+        spec = spec_of(recipe)
+        plan = made_plan(
+            passages, engine.base, recipe, budget, trials.speeds(recipe, passages, engine, work, spec), work
         )
         run.write("plan", asdict(plan))
     _say_plan(plan, passages, watch)
     return plan
 
 
-def _speeds(recipe: Recipe, passages: Sequence[Passage], engine: Engine, work: Work) -> Speeds:
-    """How fast text is made and learnt here; where a recipe distils, its making holds the teacher's reading."""
-    text = writing.text_speed(recipe, passages, engine, work)
-    training = _training_speed(passages, engine, recipe)
-    reading = _READING / training if recipe.objective == "distill" else 0.0
-    return Speeds(1 / (1 / text + reading), training)
+def made_plan(
+    passages: Sequence[Passage], base: Base, recipe: Recipe, budget: Budget | None, speeds: Speeds, work: Work
+) -> Plan:
+    """The plan at these speeds. Raises BadSetting for a budget that no passage fits."""
+    plan = planner.plan(
+        [base.count_tokens(p.text) for p in passages],
+        [writing.value(p) for p in passages],
+        budget,
+        speeds,
+        work,
+        batch_tokens=recipe.batch_tokens,
+        epochs=recipe.epochs,
+        text_tokens=recipe.text_tokens,
+    )
+    found = sum(len(facts(passages[i])) for i in plan.taught)
+    return replace(plan, facts=found, rank=_rank(recipe, base, found))
 
 
-def _training_speed(passages: Sequence[Passage], engine: Engine, recipe: Recipe) -> float:
-    """Tokens a second, measured by training a little, on this machine, now."""
-    model = engine.base
-    text = Example((Turn("text", passages[0].text, learn=True),), (), "speed")
-    ids = token_rows([text], model, max_tokens=40)[0].ids
-    learn = tuple(i >= 0.6 * len(ids) for i in range(len(ids)))
-    some = [Row(ids, learn)] * max(1, recipe.batch_tokens // len(ids))
-    with model.turns.take():  # a pass of others adds zeros to empty slots, which must not meet this slot's filling
-        seat = engine.load(spec_of(recipe).fresh(model, seed=0), trainable=True)
-    try:
-        loop = Loop(engine, seat, Settings(steps=4))
-        fastest = math.inf
-        for _ in range(4):  # the first is slow, and another program may disturb one
-            began = time.monotonic()
-            with model.turns.take():
-                loop.forward_backward(some)
-                loop.step()
-            fastest = min(fastest, time.monotonic() - began)
-    finally:
-        engine.unload(seat)
-    # Real steps hold rows of all lengths, and more to learn: over minutes they ran a third slower.
-    return 0.62 * len(some) * len(ids) / fastest
+def _rank(recipe: Recipe, base: Base, facts: int) -> int | None:
+    """The rank that so many facts need; None where the recipe says one, or its kind of adapter has none."""
+    said = recipe.rank is not None or "rank" in recipe.adapters.get("lora", {})
+    if recipe.adapter != "lora" or said:
+        return None
+    narrow = spec_of(replace(recipe, rank=1)).fresh(base, seed=0)
+    return planner.rank_for(facts, layout_of(base, narrow).trainable)[0]
+
+
+def with_rank(recipe: Recipe, rank: int | None) -> Recipe:
+    """The recipe with the rank that a plan chose, where it did; the update keeps its scale."""
+    if rank is None:
+        return recipe
+    said = recipe.alpha is not None or "alpha" in recipe.adapters.get("lora", {})
+    usual = adapters.KINDS["lora"]()
+    return replace(recipe, rank=rank, alpha=recipe.alpha if said else usual.alpha / usual.rank * rank)
+
+
+def _plan_of(kept: Mapping[str, Any]) -> Plan:
+    return Plan(**{**kept, "taught": tuple(kept["taught"]), "left_out": tuple(kept["left_out"])})
 
 
 def spec_of(recipe: Recipe) -> AdapterSpec:
@@ -238,6 +349,11 @@ def _say_plan(plan: Plan, passages: Sequence[Passage], watch: Watch) -> None:
         f"({plan.write_seconds:.0f} s{price}), then {plan.tokens:,} tokens in {plan.steps:,} steps to train "
         f"({plan.train_seconds:.0f} s, each example {plan.epochs:.1f} times). Proof comes on top."
     )
+    if plan.rank is not None:
+        watch.say(
+            f"{plan.facts:,} facts need about {plan.facts * planner.BITS_A_FACT / 1e6:.1f} million bits, more than "
+            f"a LoRA of its usual rank holds: rank {plan.rank} is trained."
+        )
     if plan.left_out:
         watch.say(f"Left out, for the budget: {len(plan.left_out)} passages: {_spans(plan, passages)}")
 

@@ -18,7 +18,7 @@ from imprint.evaluation.questions import Apart, hold_out
 from imprint.home import cache_folder
 from imprint.planner import Work
 from imprint.recipe import Recipe, WriterSettings
-from imprint.run_folder import RunFolder
+from imprint.run_folder import RunFolder, Stopwatch
 from imprint.skills import SKILLS, SkilledWriter
 from imprint.synthesis import mix
 from imprint.synthesis.audit import Audit, AuditSettings, against, look_over
@@ -40,6 +40,10 @@ _REQUESTS = 8
 """Under way at once where the recipe does not say."""
 _TOKENS_A_SECOND = 30.0
 """That a server writes for one request: a guess, so that an estimate costs nothing."""
+
+Revise = Callable[[int, int, float], int]
+"""Told the tokens of text that there are, those that the time so far is worth, and its seconds; says how many
+tokens there are to be."""
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
@@ -194,6 +198,13 @@ class _Listener:
         return [Text("") for _ in prompts]
 
 
+def by_rule(kind: Generator, passages: Sequence[Passage]) -> list[Example]:
+    """What a kind makes of passages without a writer; nothing of one that asks for a writer's texts."""
+    listener = _Listener()
+    made = list(kind.examples(passages, listener, seed=0))
+    return [] if listener.prompts else made
+
+
 def _prompts(recipe: Recipe, passages: Sequence[Passage]) -> list[Prompt]:
     """Some of what the kinds ask first, by their shares."""
     found: list[Prompt] = []
@@ -241,11 +252,13 @@ def write(
     watch: Watch,
     *,
     beside: Sequence[RunFolder] = (),
+    revise: Revise | None = None,
 ) -> Written:
     """Writes, audits and keeps the training text of this run, unless an earlier call has.
 
     `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
-    hard limits of money. Raises NothingToTeach."""
+    hard limits of money. `revise`: told once, after the first round, how the text stands and how many seconds it
+    took in all calls. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
@@ -253,8 +266,11 @@ def write(
     watch.stage("Writing training text")
     audit = _audit(run, recipe, passages, text_tokens, seed)
     _say_what_to_see(audit.looked_over, watch)
+    stopwatch = Stopwatch(run, "writing")
     with at_work(run, recipe, engine, watch, beside=beside) as (writer, judge, noted):
-        run.write_draft(noted(_made(passages, recipe, writer, judge, audit, text_tokens, seed, watch)))
+        revising = None if revise is None else lambda told, worth: revise(told, worth, stopwatch.seconds)
+        made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch, revising)
+        run.write_draft(noted(_timed(made, stopwatch)))
     held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
     count = run.write_examples(audit.count_anew(_apart(run.draft(), apart, audit)))
@@ -265,6 +281,7 @@ def write(
         )
     source = "of the user's file" if questions else "held out from what the writer asked"
     run.write_questions(held, source)
+    stopwatch.keep()
     report = audit.report() | {
         "examples": count,
         "too_like_held_out": apart.dropped,
@@ -277,6 +294,14 @@ def write(
     run.drop_draft()
     _say_summary(report, watch)
     return Written(count, report)
+
+
+def _timed(examples: Iterator[Example], stopwatch: Stopwatch) -> Iterator[Example]:
+    """The examples; on the way the time is kept, so that a kill does not forget it."""
+    for example in examples:
+        stopwatch.tick()
+        yield example
+    stopwatch.keep()
 
 
 def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[Example]:
@@ -314,19 +339,39 @@ def _made(
     text_tokens: int,
     seed: int,
     watch: Watch,
+    revise: Callable[[int, int], int] | None = None,
 ) -> Iterator[Example]:
     """All that is written. Passages that read like orders to a model are shown to no writer, and learnt as text."""
-    characters = round(text_tokens * CHARACTERS_A_TOKEN)
+    wanted = text_tokens
+    characters = round(wanted * CHARACTERS_A_TOKEN)
+
+    def again(told: int, worth: int) -> int:
+        """How many characters there are to be, told how many there are."""
+        nonlocal wanted, characters
+        if revise is not None:
+            wanted = revise(round(told / CHARACTERS_A_TOKEN), round(worth / CHARACTERS_A_TOKEN))
+            characters = round(wanted * CHARACTERS_A_TOKEN)
+            audit.plan_for(wanted)
+        return characters
+
     flagged = {row["passage"] for row in audit.looked_over["instructions"]} if recipe.audit else set()
     safe = [p for p in passages if p.id not in flagged]
     judging = judge or (writer if recipe.writer.judge else None)
     told = 0
     try:
         for example in mix.mixed(
-            kinds(recipe), safe, writer, audit, characters=characters, seed=seed, reader=judge, judge=judging
+            kinds(recipe),
+            safe,
+            writer,
+            audit,
+            characters=characters,
+            seed=seed,
+            reader=judge,
+            judge=judging,
+            revise=again,
         ):
             told += sum(len(t.text) for t in example.turns)
-            watch.progress("tokens of text", min(told, characters) * text_tokens // characters, text_tokens, "")
+            watch.progress("tokens of text", min(told, characters) * wanted // characters, wanted, "")
             yield example
     except OverBudget as stop:
         watch.say(f"{stop} Training goes on with the text that was written.")

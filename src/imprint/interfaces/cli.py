@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -19,10 +18,12 @@ from typer.core import TyperGroup
 
 import imprint
 from imprint.errors import BadInput, ImprintError
+from imprint.interfaces import plan_command
+from imprint.interfaces.options import stderr as _stderr
+from imprint.interfaces.options import with_others as _with_others
+from imprint.interfaces.options import without_nan as _without_nan
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from imprint import Lesson
     from imprint.hosting.keys import Keys
     from imprint.learning_map import LearningMap
@@ -199,23 +200,6 @@ def teach(
     typer.echo(f"Now: imprint prove {first}, or imprint ask {first} 'a question'", err=True)
 
 
-def _with_others(recipe: Path | None, asked: dict[str, tuple[str | None, str | None]]) -> Recipe:
-    """A recipe with another writer or judge, each an address and a model, or another model of its own."""
-    from imprint import recipe as recipes
-
-    settings = recipes.read_toml(recipe, "recipe") if recipe else {}
-    for role, (address, model) in asked.items():
-        if address is None and model is None:
-            continue
-        named = dict(settings.get(role, {}))
-        if address is not None:
-            named |= {"kind": "endpoint", "address": address}
-        if model is not None:
-            named |= {"model": model, "kind": named.get("kind", "endpoint")}
-        settings |= {role: named}
-    return recipes.from_mapping(settings, source=str(recipe or "the command line"))
-
-
 def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict[str, Any]) -> list[Lesson]:
     from imprint.interfaces import job_file
 
@@ -359,6 +343,13 @@ def curve(
         typer.echo(json.dumps(_without_nan(dataclasses.asdict(found)), indent=2))
     else:
         tables.stdout().print(tables.curve_page(found))
+
+
+_command(
+    "imprint plan ./handbook --questions-per-day 200 --updates-per-month 4",
+    "imprint plan ./handbook --latency 2 --local-only",
+    "imprint plan ./handbook --budget 2h --prices prices.toml --json",
+)(plan_command.plan)
 
 
 @_command(
@@ -792,12 +783,6 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, markup=False)
-
-
 def _next_line() -> str:
     """What is said next; empty at the end of input and on Ctrl-C."""
     with contextlib.suppress(ImportError):  # Windows has none
@@ -806,15 +791,6 @@ def _next_line() -> str:
         return input("> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return ""
-
-
-def _without_nan(value: Any) -> Any:
-    """The same values with null for what could not be measured: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

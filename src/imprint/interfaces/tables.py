@@ -98,6 +98,8 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
         yield "audit", _audit(details["audit"])
     if "seconds" in details:
         yield "time", ", ".join(f"{stage} {duration(s)}" for stage, s in details["seconds"].items())
+    if details.get("plan_and_actual"):
+        yield "estimated", _beside(details["plan_and_actual"])
     if details.get("questions"):
         yield "questions", f"{len(details['questions'])} questions {details.get('questions_from', '')}"
     if "imported" in details:
@@ -110,6 +112,17 @@ def _plan(plan: Mapping[str, Any]) -> str:
         f"{taught} passages taught, {left_out} left out; {plan['prompts']:,} texts to write; "
         f"{plan['tokens']:,} tokens in {plan['steps']:,} steps, each example {plan['epochs']:.1f} times"
     )
+
+
+def _beside(kept: Mapping[str, Any]) -> str:
+    """The first estimate beside what happened."""
+    first, happened = kept["estimate"], kept["actual"]
+    parts = [
+        f"{what} {duration(first[key])}, took {duration(happened[key])}"
+        for key, what in (("write_seconds", "writing"), ("train_seconds", "training"))
+    ]
+    parts.append(f"training {first['tokens']:,} tokens, {happened['tokens']:,} were trained")
+    return "; ".join(parts)
 
 
 def _audit(audit: Mapping[str, Any]) -> str:

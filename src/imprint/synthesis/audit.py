@@ -80,6 +80,12 @@ class Audit:
         wanted = self.settings.quotas and self._planned_tokens is not None and passages
         self.quotas = Quotas(passages, self._planned_tokens or 0) if wanted else None
 
+    def plan_for(self, tokens: int) -> None:
+        """From now on the whole set is to have so many tokens; without quotas that means nothing."""
+        if self.quotas is not None:
+            self._planned_tokens = tokens
+            self.quotas.plan_for(tokens)
+
     def pass_through(
         self,
         examples: Iterable[Example],

@@ -8,7 +8,7 @@ was told are written about again."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imprint.errors import OverBudget
@@ -74,11 +74,14 @@ def mixed(
     seed: int,
     reader: Writer | None = None,
     judge: Writer | None = None,
+    revise: Callable[[int, int], int] | None = None,
 ) -> Iterator[Example]:
     """Audited examples of about so many characters in all, in the shares asked for.
 
-    `reader`: who reads short answers again, the writer where it is None. Raises OverBudget where one of them does,
-    once the kinds that need no writer have had their turn."""
+    `reader`: who reads short answers again, the writer where it is None. `revise` is told once, when every kind
+    has had its first round, how many characters there are, and how many all kinds would have at the pace of those
+    that a writer writes; it says how many there are to be. Raises OverBudget where a writer does, once the kinds
+    that need no writer have had their turn."""
     if not passages:
         return
     parts = [_Part(kind, share, *_estimate(kind, passages)) for kind, share in kinds]
@@ -98,11 +101,24 @@ def mixed(
                     stopped = error
                     for other in parts:
                         other.dry = other.dry or other.writes
+        if revise is not None:
+            characters, revise = revise(sum(p.told for p in parts), _worth(parts)), None
+            least = {name: _LEAST * characters * part.share / whole for name, part in zip(least, live, strict=True)}
         if all(_wanted(p, parts, characters, whole) <= least[p.kind.name] for p in live):
             break
     if stopped is not None:
         raise stopped
     yield from told.again(parts, room=_AGAIN_SHARE * characters)
+
+
+def _worth(parts: Sequence[_Part]) -> int:
+    """Characters that there would be if all kinds stood where those stand that a writer writes: what rules make
+    takes no time, and has its share at once."""
+    written = [p for p in parts if p.writes]
+    told = sum(p.told for p in written)
+    if not told:
+        return sum(p.told for p in parts)
+    return round(told * sum(p.share for p in parts) / sum(p.share for p in written))
 
 
 def effort(kinds: Sequence[tuple[Generator, float]], passages: Sequence[Passage], characters: int) -> Effort:

@@ -30,13 +30,17 @@ class Quotas:
             raise BadSetting(
                 f"A set of {planned_tokens} tokens is planned. Quotas need the tokens that it is to have."
             )
-        self.planned_tokens = planned_tokens
-        source = Counter[str]()
+        self._source = Counter[str]()
         for passage in passages:
-            source[passage.document_id] += len(passage.text)
-        self.allowed = allowances(source, planned_tokens)
-        """Tokens, by document."""
+            self._source[passage.document_id] += len(passage.text)
         self.taken = Counter[str]()
+        self.plan_for(planned_tokens)
+
+    def plan_for(self, planned_tokens: int) -> None:
+        """From now on the whole set is to have so many tokens."""
+        self.planned_tokens = planned_tokens
+        self.allowed = allowances(self._source, planned_tokens)
+        """Tokens, by document."""
 
     def has_room(self, example: Example) -> bool:
         """Whether each document that an example is of may take it; one of no document always fits."""

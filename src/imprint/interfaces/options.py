@@ -1,0 +1,45 @@
+"""What several commands make of their options, and where they talk to a person."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imprint.recipe import Recipe
+
+
+def with_others(recipe: Path | None, asked: dict[str, tuple[str | None, str | None]]) -> Recipe:
+    """A recipe with another writer or judge, each an address and a model, or another model of its own."""
+    from imprint import recipe as recipes
+
+    settings = recipes.read_toml(recipe, "recipe") if recipe else {}
+    for role, (address, model) in asked.items():
+        if address is None and model is None:
+            continue
+        named = dict(settings.get(role, {}))
+        if address is not None:
+            named |= {"kind": "endpoint", "address": address}
+        if model is not None:
+            named |= {"model": model, "kind": named.get("kind", "endpoint")}
+        settings |= {role: named}
+    return recipes.from_mapping(settings, source=str(recipe or "the command line"))
+
+
+def stderr() -> Console:
+    """Where everything goes that is no result."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def without_nan(value: Any) -> Any:
+    """The same values with null for what could not be measured: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
