@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class LocalEmbedder:
 
     def __init__(self, label: str, model: Any, tokenizer: Any, form: Form, device: torch.device) -> None:
         self._model, self._tokenizer, self._form, self._device = model, tokenizer, form, device
+        self._lock = threading.Lock()  # of the tokenizer, which is told anew with each text where to cut
         limits = (form.window_tokens, tokenizer.model_max_length, _positions(model.config))
         self.window_tokens = min(limit for limit in limits if limit)
         self.name = f"{label}@{_revision(model, tokenizer, form)}"
@@ -109,21 +111,23 @@ class LocalEmbedder:
 
     def _ids(self, text: str) -> list[int]:
         """Tokens as the model is given them, marks and all; the folder's own cut and padding do not count."""
-        told = self._tokenizer(
-            self._cased(text), truncation=True, max_length=self.window_tokens, padding=False, verbose=False
-        )
+        with self._lock:
+            told = self._tokenizer(
+                self._cased(text), truncation=True, max_length=self.window_tokens, padding=False, verbose=False
+            )
         return list(told["input_ids"]) or [self._tokenizer.pad_token_id or 0]
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Where each token of the text stands in it."""
-        told = self._tokenizer(
-            text,
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        with self._lock:
+            told = self._tokenizer(
+                text,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
         return list(told["offset_mapping"])
 
     def _cased(self, text: str) -> str:
