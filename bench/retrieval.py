@@ -8,7 +8,8 @@ hit@k: the share of questions with a right passage among the first k. recall@k: 
 right passages that are among the first k. mrr: the mean of 1 / rank of the first right passage among the first
 10, 0 where there is none. span@k: the mean share of the answer's characters in the first k passages. Intervals are
 95 % percentile bootstraps over questions; `differences` are paired, question by question. A model reads for
-`hybrid+rerank`, so it takes only --reranked questions of each set, and the same ones for its differences."""
+`hybrid+rerank`, so it takes only --reranked questions of each set, and the same ones for its differences. ms is one
+search, without the embedding of the question."""
 
 from __future__ import annotations
 
@@ -78,11 +79,24 @@ def measure(options: argparse.Namespace, threads: int) -> None:
 COLUMNS = ("hit@1", "hit@4", "recall@2", "mrr", "span@4", "ms")
 
 
+class _Prepared:
+    """An embedder that has met the questions: what is timed is the search alone."""
+
+    def __init__(self, embedder: Any, questions: Sequence[Asked]) -> None:
+        self.name, self.width = embedder.name, embedder.width
+        self.stretches, self.embed = embedder.stretches, embedder.embed
+        texts = list(dict.fromkeys(asked.text for asked in questions))
+        self._asked = dict(zip(texts, embedder.embed_questions(texts), strict=True))
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        return np.stack([self._asked[question] for question in questions])
+
+
 def _measure_set(each: Set, embedder: Any, reader: Any, options: argparse.Namespace, results: Results) -> None:
     from imprint.retrieval import Index, Reranker
 
     say(f"{each.name}: {len(each.passages)} passages, {len(each.questions)} questions")
-    cache = _cache(options)
+    cache, embedder = _cache(options), _Prepared(embedder, each.questions)
     ways = {"keyword": {}, "dense": {"embedder": embedder, "keywords": False}, "hybrid": {"embedder": embedder}}
     values: dict[str, dict[str, list[float]]] = {}
     for way, settings in ways.items():
@@ -155,7 +169,8 @@ def choose(options: argparse.Namespace, threads: int) -> None:
     from imprint import embedders
     from imprint.retrieval import Index
 
-    each, embedder = held_out(options.data), embedders.load(options.embedder)
+    each = held_out(options.data)
+    embedder = _Prepared(embedders.load(options.embedder), each.questions)
     say(f"{len(each.passages)} passages, {len(each.questions)} questions, {threads} threads")
     shown: list[Row] = []
     with Index(each.passages, embedder=embedder, cache=_cache(options)) as index:
