@@ -47,19 +47,23 @@ def product_docs(data: Path) -> Set:
 
 
 def contoso(data: Path) -> Set:
-    """One passage per page; right are the pages that an answer cites."""
+    """One passage per page; right are the pages that an answer cites. Three files are asked nothing."""
     folder = data / "contoso" / "compact"
     passages: dict[tuple[str, int], Passage] = {}
+    unasked: list[Passage] = []
     for file in sorted(folder.glob("*.txt")):
         name = file.stem.removesuffix("_cited_pages")
         title = name.replace("_", " ")
-        for page, start, text in _pages(file.read_text("utf-8")):
+        whole = file.read_text("utf-8")
+        for page, start, text in _pages(whole):
             passages[name, page] = Passage(name, start, start + len(text), text, title, page=page)
+        if "[page " not in whole:
+            unasked += split(Document(whole, file.name, title), max_tokens=400)
     questions = tuple(
         Asked(q["question"], frozenset(passages[Path(at["doc"]).stem, at["page"]].id for at in q["source"]))
         for q in _lines(folder / "qa.jsonl")
     )
-    return Set("contoso", tuple(passages.values()), questions)
+    return Set("contoso", (*passages.values(), *unasked), questions)
 
 
 def chunking_eval(data: Path) -> Set:
@@ -136,9 +140,9 @@ def _squad(data: Path, file: str, name: str, articles: int = 1, each: int | None
 
 def _pages(text: str) -> Iterator[tuple[int, int, str]]:
     """Number, place and text of each page."""
-    marks = list(re.finditer(r"^\[page (\d+)\]\n", text, re.MULTILINE))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        end = following.start() if following else len(text)
+    marks = list(re.finditer(r"^\f?\[page (\d+)\]\n", text, re.MULTILINE))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for mark, end in zip(marks, ends, strict=False):  # without marks there is no page
         yield int(mark[1]), mark.end(), text[mark.end() : end]
 
 

@@ -369,6 +369,7 @@ def test_no_more_passages_are_read_than_candidates_and_none_is_lost() -> None:
         assert len(index.search("w1 w2 w3", k=3)) == 3
         assert liking.read == 5
         assert len(index.search("w1 w2 w3", k=20)) == 20
+        assert liking.read == 10
 
 
 # --- routed -----------------------------------------------------------------------------------
