@@ -19,7 +19,7 @@ from imprint.watch import SILENT, Watch
 
 DEPTH = 100
 """Passages that each ranking hands to the fusion."""
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.75
 """Passages with less of the best one's BM25 are not handed to the fusion: to rank third with a common word is
 no reason to be before what both rankings know. Chosen on SQuAD's training articles (docs/retrieval.md)."""
 

@@ -50,29 +50,24 @@ class LanceIndex:
             self._table = self._db.create_table(TABLE, schema=self._schema())
 
     def __len__(self) -> int:
-        return len(set(self._column("passage")))
+        rows = self._table.search().select(["passage"]).limit(self._table.count_rows() or 1).to_arrow()
+        return len(set(rows.column("passage").to_pylist()))
 
     def add(self, passages: Sequence[Passage], documents: Iterable[Document] = ()) -> None:
         """Adds passages; those that are there already are put in anew. `documents` tell sources and dates."""
         if not passages:
             return
-        there = set(self._column("passage"))
-        again = [passage.id for passage in passages if passage.id in there]
-        if again:
-            self._table.delete(_one_of("passage", again))
         rows = self._rows(passages, {document.id: document for document in documents})
+        again = self._delete("passage", [passage.id for passage in passages])
         self._table.add(rows)
-        self._tidy(rewrite=bool(again))
+        self._tidy(rewrite=again > 0)
 
     def delete(self, document_ids: Collection[str]) -> int:
         """Removes all passages of these documents, down to their bytes, and says how many stretches they had."""
-        before = self._table.count_rows()
-        if document_ids:
-            self._table.delete(_one_of("document", document_ids))
-        gone = before - self._table.count_rows()
+        gone = self._delete("document", document_ids)
         if gone:
             self._tidy(rewrite=True)
-        return int(gone)
+        return gone
 
     def search(self, question: str, *, k: int = 4, where: Filter | None = None) -> list[Passage]:
         """At most k passages, best first; `where`: only such as it lets through."""
@@ -108,6 +103,13 @@ class LanceIndex:
                 met.setdefault(row["passage"], passage)
         return met
 
+    def _delete(self, column: str, values: Collection[str]) -> int:
+        """Marks rows as deleted, and says how many."""
+        before = self._table.count_rows()
+        if values:
+            self._table.delete(_one_of(column, values))
+        return int(before - self._table.count_rows())
+
     def _tidy(self, *, rewrite: bool) -> None:
         """Few large files, and no old versions: with `rewrite` no byte of a row that was deleted."""
         from lancedb.index import FTS, HnswSq
@@ -141,10 +143,6 @@ class LanceIndex:
 
     def _has_index(self, column: str) -> bool:
         return any(column in index.columns for index in self._table.list_indices())
-
-    def _column(self, name: str) -> list[str]:
-        rows = self._table.search().select([name]).limit(self._table.count_rows() or 1).to_arrow()
-        return list(rows.column(name).to_pylist())
 
     def _rows(self, passages: Sequence[Passage], documents: dict[str, Document]) -> pyarrow.Table:
         import pyarrow
