@@ -209,7 +209,7 @@ def _words(*, pairs: bool, spelt: bool) -> Iterator[None]:
     """The index of words without one or the other."""
     before = keywords.pairs_sought, keywords._SEARCH
     if not pairs:
-        keywords.pairs_sought = lambda question: []
+        keywords.pairs_sought = lambda question, common: []
     if not spelt:
         keywords._SEARCH = keywords._SEARCH.replace("-bm25(spelt", "-0 * bm25(spelt")
     yield

@@ -34,6 +34,7 @@ SELECT rowid, SUM(score) AS total FROM (
     SELECT rowid, -bm25(spelt, :title, :heading, :text) FROM spelt WHERE spelt MATCH :words
 ) GROUP BY rowid ORDER BY total DESC, rowid LIMIT :most
 """
+_COMMON = "SELECT term FROM met WHERE doc > ?"
 
 
 class Keywords:
@@ -49,6 +50,8 @@ class Keywords:
         ]
         for table in ("stemmed", "spelt"):
             self._db.executemany(f"INSERT INTO {table} (rowid, title, heading, text) VALUES (?, ?, ?, ?)", rows)
+        # What most passages say is a stop word here. A pair with it would be rare, and count as much as a name.
+        self._common = {word for (word,) in self._db.execute(_COMMON, [len(rows) / 2])}
 
     def rank(self, question: str, k: int, among: np.ndarray | None = None) -> list[Ranked]:
         """At most k passages that share a word with the question, best first; equals in passage order.
@@ -61,7 +64,7 @@ class Keywords:
             "title": TITLE_WEIGHT,
             "heading": HEADING_WEIGHT,
             "text": TEXT_WEIGHT,
-            "stems": _any_of([*words, *pairs_sought(question)]),
+            "stems": _any_of([*words, *pairs_sought(question, self._common)]),
             "words": _any_of(words),
             "most": k if among is None else -1,
         }
@@ -98,6 +101,7 @@ def _create(db: sqlite3.Connection) -> None:
             # Contentless: FTS5 keeps the words, and the passages stay ours.
             columns = "title, heading, text, content='', tokenize='{}'".format(tokenizer.replace("'", "''"))
             db.execute(f"CREATE VIRTUAL TABLE {table} USING fts5 ({columns})")
+        db.execute("CREATE VIRTUAL TABLE met USING fts5vocab ('spelt', 'row')")
     except sqlite3.OperationalError as error:
         db.close()
         raise MissingPackage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Container
 
 MAX_WORDS = 256
 """Words of a question that are looked up; a longer one is most likely a pasted document."""
@@ -37,9 +38,9 @@ def words_sought(question: str) -> list[str]:
     return (telling or list(found))[:MAX_WORDS]
 
 
-def pairs_sought(question: str) -> list[str]:
-    """Words to look up that stand side by side in the question, each pair once."""
-    words, sought = _words_asked(question), set(words_sought(question))
+def pairs_sought(question: str, common: Container[str] = ()) -> list[str]:
+    """Words to look up that stand side by side in the question, each pair once; none with a common word."""
+    words, sought = _words_asked(question), {word for word in words_sought(question) if word not in common}
     pairs = (f"{a} {b}" for a, b in itertools.pairwise(words) if a in sought and b in sought)
     return list(dict.fromkeys(pairs))[:MAX_WORDS]
 
