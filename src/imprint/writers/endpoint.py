@@ -86,7 +86,7 @@ class EndpointWriter:
         self.endpoint = endpoint
         self.refused: set[str] = set()
         """What the server turned out not to take: 'logprobs', 'seed', 'completions', ..."""
-        self._client = _client(endpoint, key)
+        self._client = connect(endpoint, key)
         self._ledger = Ledger(endpoint.budget)
         self._requests = Pace(endpoint.requests_per_minute, clock, sleep)
         self._tokens = Pace(endpoint.tokens_per_minute, clock, sleep)
@@ -162,10 +162,10 @@ class EndpointWriter:
             except openai.APIStatusError as error:
                 refusal = _refused_parameter(error, plain)
                 if refusal is None or refusal in refused:
-                    raise self._failure(error) from None
+                    raise failure(self.endpoint, self._client.api_key, error) from None
                 self.refused.add(refusal)
             except (openai.OpenAIError, ValueError) as error:  # ValueError: no JSON, or another's
-                raise self._failure(error) from None
+                raise failure(self.endpoint, self._client.api_key, error) from None
 
     def _completion(self, prompt: Prompt, seed: int, refused: set[str]) -> dict[str, Any]:
         asked = self._sampling(prompt, seed, refused) | {"prompt": prompt.turns[0].text + prompt.begun}
@@ -201,35 +201,9 @@ class EndpointWriter:
             tokens = (guessed_tokens(_all_words(prompt)), guessed_tokens(text.text))
         return Spent(1, *tokens, self.endpoint.budget.usd(*tokens), estimated=int(not told))
 
-    def _failure(self, error: Exception) -> WriterFailed:
-        """What went wrong and what to do. A server's words may quote the key: it is taken out."""
-        import openai
 
-        where = self.endpoint.address
-        if isinstance(error, openai.APITimeoutError):
-            return WriterFailed(
-                f"{where} did not answer within {self.endpoint.timeout_s:g} s, asked {self.endpoint.retries + 1} "
-                "times. Raise timeout_s, or lower concurrency."
-            )
-        if isinstance(error, openai.APIConnectionError):
-            return WriterFailed(f"{where} cannot be reached. Look at the address, and whether the server runs.")
-        if not isinstance(error, openai.APIStatusError):
-            return WriterFailed(f"{where} answers, but not as OpenAI's API does. Should the address end in /v1?")
-        said = self._without_key(str(error.message))[:500]
-        if error.status_code in (401, 403):
-            given = f"${self.endpoint.key_env}" if self.endpoint.key_env else "key_env, which is empty"
-            return WriterFailed(f"{where} refuses the API key ({error.status_code}). Look at {given}.")
-        todo = {
-            404: f"Look at the model's name, {self.endpoint.model}, and at the end of the address (/v1).",
-            429: "Set requests_per_minute or tokens_per_minute, or look at the account's quota.",
-        }.get(error.status_code, "Try again later." if error.status_code >= 500 else "Change what is asked.")
-        return WriterFailed(f"{where} refuses the request ({error.status_code}): {said} {todo}")
-
-    def _without_key(self, said: str) -> str:
-        return said.replace(self._client.api_key, "***") if self._client.api_key != _NO_KEY else said
-
-
-def _client(endpoint: Endpoint, key: str | None) -> openai.OpenAI:
+def connect(endpoint: Endpoint, key: str | None) -> openai.OpenAI:
+    """A client of that server. Raises BadSetting without a key, MissingPackage without the package."""
     try:
         import openai
     except ImportError:
@@ -244,6 +218,31 @@ def _client(endpoint: Endpoint, key: str | None) -> openai.OpenAI:
     return openai.OpenAI(
         base_url=endpoint.address, api_key=key, max_retries=endpoint.retries, timeout=endpoint.timeout_s
     )
+
+
+def failure(endpoint: Endpoint, key: str, error: Exception) -> WriterFailed:
+    """What went wrong and what to do. A server's words may quote the key: it is taken out."""
+    import openai
+
+    where = endpoint.address
+    if isinstance(error, openai.APITimeoutError):
+        return WriterFailed(
+            f"{where} did not answer within {endpoint.timeout_s:g} s, asked {endpoint.retries + 1} times. "
+            "Raise timeout_s, or lower concurrency."
+        )
+    if isinstance(error, openai.APIConnectionError):
+        return WriterFailed(f"{where} cannot be reached. Look at the address, and whether the server runs.")
+    if not isinstance(error, openai.APIStatusError):
+        return WriterFailed(f"{where} answers, but not as OpenAI's API does. Should the address end in /v1?")
+    said = str(error.message).replace(key, "***") if key != _NO_KEY else str(error.message)
+    if error.status_code in (401, 403):
+        given = f"${endpoint.key_env}" if endpoint.key_env else "key_env, which is empty"
+        return WriterFailed(f"{where} refuses the API key ({error.status_code}). Look at {given}.")
+    todo = {
+        404: f"Look at the model's name, {endpoint.model}, and at the end of the address (/v1).",
+        429: "Set requests_per_minute or tokens_per_minute, or look at the account's quota.",
+    }.get(error.status_code, "Try again later." if error.status_code >= 500 else "Change what is asked.")
+    return WriterFailed(f"{where} refuses the request ({error.status_code}): {said[:500]} {todo}")
 
 
 # --- what is asked ----------------------------------------------------------------------------
