@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,8 @@ def answers(
         said = writer.write(asked, seed=seed)
         drawn = agreement(writer, asked, said, seed=seed, samples=samples) if samples else [None] * len(said)
         worn = _likelihoods(writer, asked, said)
-    bare = _likelihoods(writer, asked, said)
+    with engine.wearing(None):  # whoever calls may have it on
+        bare = _likelihoods(writer, asked, said)
     gains = choice.gains(engine, [seat], questions)[:, 0].tolist() if questions else []
     found = []
     for text, share, likely, unlikely, gain in zip(said, drawn, worn, bare, gains, strict=True):
@@ -96,10 +97,8 @@ def agreement(
 ) -> list[float]:
     """The share of answers drawn at random that are the answer given, or stand in it as whole words, or it in them."""
     counts = [0] * len(said)
+    drawn = [replace(prompt, temperature=_TEMPERATURE) for prompt in asked]
     for turn in range(samples):
-        drawn = [
-            Prompt(p.turns, p.begun, p.max_tokens, temperature=_TEMPERATURE, stop=p.stop) for p in asked
-        ]
         for i, text in enumerate(writer.write(drawn, seed=seed + 1 + turn)):
             counts[i] += _same(said[i].text, text.text)
     return [count / samples for count in counts]
