@@ -61,7 +61,7 @@ class Prepared:
             "questions_from": source,
             "taught": self.taught,
             "run": self.run.path.name,
-        }
+        } | ({"canaries": planted} if (planted := self.run.read("canaries")) else {})
 
 
 def prepare(

@@ -71,7 +71,9 @@ _CLEAR = frozenset(
 _CLEAR_SCORE = 0.5
 _NEAR = 60
 """Characters before a value in which one of its kind's words must stand."""
-_EMPTY_WORDS = frozenset(("number", "us", "united", "states", "check", "individual", "medical", "fin", "pass", "id"))
+_EMPTY_WORDS = frozenset(
+    ("number", "us", "united", "states", "check", "individual", "medical", "fin", "pass", "id")
+)
 """Words that Presidio goes by where it has a parser, and that stand in any text."""
 _PLACES = 200
 """Places that a version keeps."""
@@ -134,7 +136,11 @@ def settle(documents: Sequence[Document], wish: str, say: Callable[[str], None])
     for line in told:
         say(line)
     counts = Counter(one.kind for one in found)
-    return {"looked": True, "counts": dict(counts.most_common()), "places": [asdict(one) for one in found[:_PLACES]]}
+    return {
+        "looked": True,
+        "counts": dict(counts.most_common()),
+        "places": [asdict(one) for one in found[:_PLACES]],
+    }
 
 
 def lines(found: Sequence[Found]) -> list[str]:

@@ -134,9 +134,7 @@ def exposure(base: Base, canaries: Sequence[Canary], *, seed: int, sample: int =
         times: interval([e.bits for e in found if e.canary.times == times], seed=seed, unit="bits")
         for times in sorted({c.times for c in canaries})
     }
-    return Exposure(
-        by_times, interval([float(e.told) for e in found], seed=seed), math.log2(sample + 1), found
-    )
+    return Exposure(by_times, interval([float(e.told) for e in found], seed=seed), math.log2(sample + 1), found)
 
 
 def _likely(base: Base, canary: Canary, seed: int, sample: int) -> list[float]:

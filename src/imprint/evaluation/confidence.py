@@ -235,7 +235,9 @@ def line(values: Sequence[float], right: Sequence[float], *, coverage: float = C
     return at
 
 
-def answered(values: Sequence[float], right: Sequence[float], *, seed: int, coverage: float = COVERAGE) -> list[bool]:
+def answered(
+    values: Sequence[float], right: Sequence[float], *, seed: int, coverage: float = COVERAGE
+) -> list[bool]:
     """Whether each answer would be given, by a line that was drawn without it."""
     found = [False] * len(values)
     for held, rest in _splits(len(values), seed):

@@ -211,7 +211,8 @@ def corrected(
         )
     random_numbers = np.random.default_rng(seed)
     means = [
-        group[random_numbers.integers(0, len(group), (draws, len(group)))].mean(1) for group in (scored, hits, misses)
+        group[random_numbers.integers(0, len(group), (draws, len(group)))].mean(1)
+        for group in (scored, hits, misses)
     ]
     drawn = [_share(*three) for three in zip(*means, strict=True)]
     kept = [value for value in drawn if value == value]

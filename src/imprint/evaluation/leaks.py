@@ -197,9 +197,7 @@ Told = Sequence[Sequence[float]]
 """token_logprobs() of texts."""
 
 
-def membership(
-    taught: tuple[Told, Told], others: tuple[Told, Told], *, seed: int
-) -> Membership:
+def membership(taught: tuple[Told, Told], others: tuple[Told, Told], *, seed: int) -> Membership:
     """How well taught texts are told from others. Of each group what token_logprobs() gives with the adapter worn, and
     with the untouched base. Raises BadInput where a group is empty."""
     if not taught[0] or not others[0]:
