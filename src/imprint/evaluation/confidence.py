@@ -139,16 +139,15 @@ def calibrated(values: Sequence[float], right: Sequence[float]) -> Calibrator:
     """The rising steps nearest to the answers seen, by pooling adjacent violators. Raises BadInput for none."""
     if not values:
         raise BadInput("No answer was given to calibrate on. Ask questions that have right answers.")
+    places: dict[float, list[float]] = {}  # equal values are one place, whatever they came to
+    for value, came in sorted(zip(values, right, strict=True)):
+        places.setdefault(value, []).append(came)
     pooled: list[list[float]] = []  # how many are right, of how many, the first value, the last
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    for i in order:
-        # Equal values are one place, whatever they came to.
-        tied = bool(pooled) and pooled[-1][3] == values[i]
-        pooled.append([right[i], 1.0, values[i], values[i]])
-        while len(pooled) > 1 and (tied or pooled[-2][0] * pooled[-1][1] >= pooled[-1][0] * pooled[-2][1]):
+    for value, here in places.items():
+        pooled.append([sum(here), float(len(here)), value, value])
+        while len(pooled) > 1 and pooled[-2][0] * pooled[-1][1] >= pooled[-1][0] * pooled[-2][1]:
             hits, count, _, last = pooled.pop()
             pooled[-1] = [pooled[-1][0] + hits, pooled[-1][1] + count, pooled[-1][2], last]
-            tied = False
     ends = [(value, hits / count) for hits, count, *span in pooled for value in dict.fromkeys(span)]
     return Calibrator(tuple(value for value, _ in ends), tuple(share for _, share in ends))
 
