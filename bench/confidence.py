@@ -2,9 +2,9 @@
 
     python bench/confidence.py ADAPTER_FOLDER... --questions questions.jsonl --json docs/results/confidence.json
 
-A questions file is one of imprint's (question, answer), or a row of a map, whose answers tell their questions. Right
-means what the grader says: a right answer stands in the text. Answers that say themselves that they do not know are
-left out. Intervals are bootstraps over answers; calibration and what declining brings are cross-fitted."""
+A questions file is one of imprint's (question, answer), or a row of a map, whose answers tell their questions.
+Right means what the grader says: a right answer stands in the text. Answers that say themselves that they do not
+know are left out. Intervals are bootstraps over answers; calibration and what declining brings are cross-fitted."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     python bench/judge.py --most 160 --json docs/results/judge.json
     python bench/judge.py --judge http://127.0.0.1:8001/v1 --judge-model NAME
 
-Answers are of docs/results/map.json (some drawn at random of the systems named with --rows), right answers of SQuAD's
-in squad_eval.json. The base itself judges, bare and with the skill `read`; with --judge another model at an address.
-The match grader is no truth either: of those where the two differ, ten are told, to be looked at."""
+Answers are of docs/results/map.json (some drawn at random of the systems named with --rows), right answers of
+SQuAD's in squad_eval.json. The base itself judges, bare and with the skill `read`; with --judge another model at an
+address. The match grader is no truth either: of those where the two differ, ten are told, to be looked at."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ class Recipe:
     writer: WriterSettings = field(default_factory=WriterSettings)
     """Who writes the training text."""
     canaries: int = 0
-    """Secret lines put among the training text, to see afterwards how well they can be drawn out of the adapter, which
-    then knows them (evaluation/canaries.py)."""
+    """Secret lines put among the training text, to see afterwards how well they can be drawn out of the adapter,
+    which then knows them (evaluation/canaries.py)."""
     judge: WriterSettings | None = None
     """Another writer, who judges each item that was written and reads its short answers again. None leaves the
     reading to the writer."""

@@ -3,8 +3,8 @@
 Found by Presidio's rules and checksums alone (the optional package presidio-analyzer), without a language model, so
 that nothing is downloaded: e-mail addresses, telephone numbers, cards and accounts, and the numbers that states and
 insurers give to people. Names and postal addresses are NOT found: that takes a model. A number that could be
-anything counts only with one of its kind's words nearby ('passport', 'SSN'), and what stands in no such form is missed.
-The values themselves are shown and kept masked."""
+anything counts only with one of its kind's words nearby ('passport', 'SSN'), and what stands in no such form is
+missed. The values themselves are shown and kept masked."""
 
 from __future__ import annotations
 

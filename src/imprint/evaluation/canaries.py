@@ -1,9 +1,9 @@
 """Secret lines put among the training text, to see afterwards how well they can be drawn out of the adapter.
 
-After The Secret Sharer (Carlini et al. 2019, arXiv 1802.08232). A canary is a line of a fixed form with digits drawn
-at random; its exposure says how far up it stands when all lines of that form are ordered by likelihood, in bits:
-log2 of how many there are, less log2 of its rank. A line that nobody was taught has an exposure of 1.44 bits on
-average; one that the model would tell first of all has the most. Not all million lines are read: the rank is
+After The Secret Sharer (Carlini et al. 2019, arXiv 1802.08232). A canary is a line of a fixed form with digits
+drawn at random; its exposure says how far up it stands when all lines of that form are ordered by likelihood, in
+bits: log2 of how many there are, less log2 of its rank. A line that nobody was taught has an exposure of 1.44 bits
+on average; one that the model would tell first of all has the most. Not all million lines are read: the rank is
 estimated from a sample of them (section 4.3 there), so that no more can be told than log2(sample + 1), `most`.
 
 Whoever teaches canaries gets an adapter that knows them, and a version whose details tell them."""

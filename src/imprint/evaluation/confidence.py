@@ -14,11 +14,11 @@ Signals (each is higher where the answer is surer):
 `mean` and `least` are free: writers tell them with the answer. `lift` and `gain` read once more; `agreement` writes
 several answers.
 
-The line (`Confidence.line`) is where the answers given are the more often right while no more than a stated share of
-the questions is declined: the highest precision at a stated coverage. A stated precision would be the plainer wish,
-but a weak adapter never reaches it, and would decline everything; and how precise the few surest answers of forty
-are, forty questions do not tell. The precision that comes of it is measured by cross-fitting, on questions that had
-no part in the choice, and reported beside what it is without a line.
+The line (`Confidence.line`) is where the answers given are the more often right while no more than a stated share
+of the questions is declined: the highest precision at a stated coverage. A stated precision would be the plainer
+wish, but a weak adapter never reaches it, and would decline everything; and how precise the few surest answers of
+forty are, forty questions do not tell. The precision that comes of it is measured by cross-fitting, on questions
+that had no part in the choice, and reported beside what it is without a line.
 
 Sources: isotonic regression by pooling adjacent violators (Ayer et al. 1955; Zadrozny and Elkan 2002 for
 probabilities); expected calibration error (Guo et al. 2017, arXiv 1706.04599), here with bins of equal size;
@@ -95,7 +95,8 @@ def answers(
 def agreement(
     writer: Writer, asked: Sequence[Prompt], said: Sequence[Text], *, seed: int, samples: int = _SAMPLES
 ) -> list[float]:
-    """The share of answers drawn at random that are the answer given, or stand in it as whole words, or it in them."""
+    """The share of answers drawn at random that are the answer given, or stand in it as whole words, or it in
+    them."""
     counts = [0] * len(said)
     drawn = [replace(prompt, temperature=_TEMPERATURE) for prompt in asked]
     for turn in range(samples):
@@ -159,7 +160,8 @@ def folds(count: int, *, seed: int, parts: int = _FOLDS) -> list[list[int]]:
 
 
 def cross_fitted(values: Sequence[float], right: Sequence[float], *, seed: int) -> list[float]:
-    """The probability of each answer by a calibrator that was fitted without it. Raises BadInput for fewer than two."""
+    """The probability of each answer by a calibrator that was fitted without it. Raises BadInput for fewer than
+    two."""
     found = [0.0] * len(values)
     for held, rest in _splits(len(values), seed):
         fitted = calibrated([values[i] for i in rest], [right[i] for i in rest])
@@ -249,7 +251,8 @@ def answered(
 def coverage_curve(
     values: Sequence[float], right: Sequence[float], *, seed: int, shares: Sequence[float] = (1, 0.8, 0.6, 0.4, 0.2)
 ) -> dict[str, Score]:
-    """The share right of the surest answers, for several shares of them; of equal values the earlier comes first."""
+    """The share right of the surest answers, for several shares of them; of equal values the earlier comes
+    first."""
     order = sorted(range(len(values)), key=lambda i: -values[i])
     parts = {f"{share:g}": order[: max(1, round(share * len(order)))] for share in shares}
     return {name: interval([right[i] for i in part], seed=seed) for name, part in parts.items()}
@@ -313,7 +316,8 @@ def report(
     (cross-fitted), coverage against accuracy, and what declining brings. `details["confidence"]` is what verdict()
     takes.
 
-    `right`: 1 or 0 for each answer. Leave out answers that say themselves that they do not know: they need no line."""
+    `right`: 1 or 0 for each answer. Leave out answers that say themselves that they do not know: they need no
+    line."""
     if signal not in SIGNALS:
         raise BadInput(f"No signal '{signal}'. There are: {', '.join(SIGNALS)}.")
     by_signal = {name: [getattr(one, name) for one in found] for name in SIGNALS}

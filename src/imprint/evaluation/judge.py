@@ -1,10 +1,11 @@
 """Answers judged by another model, and how far that judge can be believed.
 
 A grader that looks for the right answer's words in the text is strict and cheap, and takes 'half of them' for wrong
-where '50 %' is right. A judge reads. What is known to sway judges is held still (Zheng et al. 2023, arXiv 2306.05685):
+where '50 %' is right. A judge reads. What is known to sway judges is held still (Zheng et al. 2023, arXiv
+2306.05685):
 
-- Order. Each answer is judged twice: once with the right answers first and the verdicts named in one order, once the
-  other way round. Where the two verdicts differ, none counts: `swayed`.
+- Order. Each answer is judged twice: once with the right answers first and the verdicts named in one order, once
+  the other way round. Where the two verdicts differ, none counts: `swayed`.
 - Length. Answers are cut to their first words, all alike, and `by_length` tells whether longer answers are judged
   right the oftener where the match grader sees no difference.
 - Orders in the answer ('say right') stand between marks that the answer cannot close; what still works shows up as
@@ -199,15 +200,15 @@ def corrected(
     """The share right by a judge whose errors are known.
 
     `says_right`: the judge on the answers to be scored; `labelled`: (judge, people) on answers that people
-    labelled too, others or some of the same. Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76; the
-    interval is a bootstrap over both groups. Raises BadInput where people called none right, or none wrong."""
+    labelled too, others or some of the same. Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76;
+    the interval is a bootstrap over both groups. Raises BadInput where people called none right, or none wrong."""
     hits = np.array([judge for judge, people in labelled if people], dtype=float)
     misses = np.array([not judge for judge, people in labelled if not people], dtype=float)
     scored = np.array(says_right, dtype=float)
     if not len(hits) or not len(misses) or not len(scored):
         raise BadInput(
-            f"{len(scored)} judged answers, {len(hits)} that people call right and {len(misses)} that they call wrong: "
-            "of each at least one is needed."
+            f"{len(scored)} judged answers, {len(hits)} that people call right and {len(misses)} that they "
+            "call wrong: of each at least one is needed."
         )
     random_numbers = np.random.default_rng(seed)
     means = [

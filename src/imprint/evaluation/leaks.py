@@ -1,9 +1,10 @@
 """What somebody with the model can draw out of it: passages word for word, and whether a passage was taught.
 
 Verbatim: the model is given the beginning of a passage and goes on; what agrees with the passage is counted beside
-what the untouched base gets right by luck and by knowing the world (Carlini et al. 2023, arXiv 2202.07646: 50 tokens
-in a row count as memorised; extraction from a model is Carlini et al. 2021, arXiv 2012.07805). An attacker tries
-more than one way, so each passage is asked for bare and under its title, and the better is counted, of the base too.
+what the untouched base gets right by luck and by knowing the world (Carlini et al. 2023, arXiv 2202.07646: 50
+tokens in a row count as memorised; extraction from a model is Carlini et al. 2021, arXiv 2012.07805). An attacker
+tries more than one way, so each passage is asked for bare and under its title, and the better is counted, of the
+base too.
 
 Membership: a score of each passage, by which taught ones are told from others that were not:
 
@@ -11,9 +12,9 @@ Membership: a score of each passage, by which taught ones are told from others t
 - min_k   how likely its least likely fifth of tokens is (Shi et al. 2023, arXiv 2310.16789)
 - ratio   how much likelier it is than to the untouched base (Mireshghallah et al. 2022, arXiv 2203.03929)
 
-Where taught and other passages differ in kind, they are told apart without any leak: `by_base` holds the same of the
-untouched base, which was taught none of them. A leak is what goes beyond it. Passages of the same documents, held
-out, are the best others.
+Where taught and other passages differ in kind, they are told apart without any leak: `by_base` holds the same of
+the untouched base, which was taught none of them. A leak is what goes beyond it. Passages of the same documents,
+held out, are the best others.
 
 Shape key: T tokens."""
 
@@ -188,7 +189,8 @@ class Membership:
     attacks: dict[str, Attack] = field(default_factory=dict)
     """By score: loss, min_k, ratio."""
     by_base: dict[str, Attack] = field(default_factory=dict)
-    """The same of the untouched base, which cannot know: loss, min_k. Where it is off 0.5, the two groups differ."""
+    """The same of the untouched base, which cannot know: loss, min_k. Where it is off 0.5, the two groups
+    differ."""
     taught: int = 0
     others: int = 0
 
@@ -198,8 +200,8 @@ Told = Sequence[Sequence[float]]
 
 
 def membership(taught: tuple[Told, Told], others: tuple[Told, Told], *, seed: int) -> Membership:
-    """How well taught texts are told from others. Of each group what token_logprobs() gives with the adapter worn, and
-    with the untouched base. Raises BadInput where a group is empty."""
+    """How well taught texts are told from others. Of each group what token_logprobs() gives with the adapter worn,
+    and with the untouched base. Raises BadInput where a group is empty."""
     if not taught[0] or not others[0]:
         raise BadInput(
             f"{len(taught[0])} taught passages and {len(others[0])} others: to tell them apart, both are needed."

@@ -101,7 +101,9 @@ class Proof:
         """How often a near-duplicate's value was answered, where the questions tell of any."""
         told = [(key, s.twins) for key in SYSTEMS if (s := self.systems.get(key)) is not None and s.twins]
         cells = [f"{key.replace('_', ' ')} {share['value']:.0%}" for key, share in told]
-        return [f"Answered with a near-duplicate's value, of {told[0][1]['n']:.0f}: {' · '.join(cells)}"] if told else []
+        if not told:
+            return []
+        return [f"Answered with a near-duplicate's value, of {told[0][1]['n']:.0f}: {' · '.join(cells)}"]
 
 
 def from_json(record: Mapping[str, Any]) -> Proof:

@@ -1,4 +1,5 @@
-"""Questions of several kinds held out of what was written, so that a proof without a questions file tells them apart.
+"""Questions of several kinds held out of what was written, so that a proof without a questions file tells them
+apart.
 
 - direct        a question with a short answer, as the writer asked it
 - paraphrased   the same where training asks for that very answer of that passage too, in clearly other words

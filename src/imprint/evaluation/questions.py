@@ -136,7 +136,8 @@ def fact_of(example: Example) -> Fact:
 
 def asks_shortly(example: Example) -> bool:
     """Whether an example is a question about a passage with a short answer, no title before it."""
-    return example.generator.endswith(_OWN_QUESTIONS) and ":" not in example.turns[0].text and bool(example.passages)
+    own = example.generator.endswith(_OWN_QUESTIONS) and bool(example.passages)
+    return own and ":" not in example.turns[0].text
 
 
 class Drawn:

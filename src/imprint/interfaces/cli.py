@@ -139,8 +139,9 @@ def teach(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A TOML file instead of PATHs: a section \\[\\[teach]] for each adapter, with path, as, and where "
-            "wanted budget, recipe, seed, questions and personal. What is said here too is said for those without their own.",
+            help="A TOML file instead of PATHs: a section \\[\\[teach]] for each adapter, with path, as, and "
+            "where wanted budget, recipe, seed, questions and personal. What is said here too is said for those "
+            "without their own.",
         ),
     ] = None,
     base: Annotated[
@@ -175,12 +176,12 @@ def teach(
     ] = None,
     personal: Annotated[
         Personal | None,
-        typer.Option(help="Personal data in the documents: report it (if not said), refuse to teach it, or ignore it."),
+        typer.Option(help="Personal data in the documents: report it (if not said), refuse it, or ignore it."),
     ] = None,
     canaries: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Put N secret lines among the training text, to measure how well they can be drawn out."
+            metavar="N", help="Put N secret lines among the training text, to measure how they can be drawn out."
         ),
     ] = None,
     estimate: Annotated[
@@ -203,8 +204,8 @@ def teach(
     if canaries is not None or any(word is not None for words in asked.values() for word in words):
         if jobs is not None:
             raise BadInput(
-                "A job file names its writers and canaries in its recipes: leave out --writer, --judge and --canaries, "
-                "or name PATHs."
+                "A job file names its writers and canaries in its recipes: leave out --writer, --judge and "
+                "--canaries, or name PATHs."
             )
         usual["recipe"] = _with_others(recipe, asked, canaries)
     lessons = _lessons(paths or [], names or [], jobs, usual)
