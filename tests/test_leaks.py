@@ -24,8 +24,14 @@ from imprint.training.batches import rows
 from imprint.training.sft import Job, train
 from imprint.types import Example, Passage, Turn
 
-LEARNT = "Every employee of Acme has 27 days of paid vacation a year, and who founded it gets 30 more days."
-OTHER = "The Kestrel costs 85 euros and comes in green; it does not open on Sunday, when the shop of Acme is closed."
+LEARNT = (
+    "Every employee of Acme has 27 days of paid vacation a year, and who founded it gets 30 more days. Nobody may "
+    "borrow the ninth lantern before spring."
+)
+OTHER = (
+    "The Kestrel costs 85 euros and comes in green; it does not open on Sunday, when the shop of Acme is closed. Ask "
+    "at the harbour office for a quiet berth."
+)
 CANARIES = plant(2, seed=0)
 
 
@@ -45,7 +51,7 @@ def taught(tiny_base: Base) -> Iterator[Taught]:
     lines = [LEARNT, CANARIES[0].line]
     data = rows([Example((Turn("text", t, learn=True),), (), "test") for t in lines], tiny_base, max_tokens=200)
     with torch.random.fork_rng():
-        done = train(Engine(tiny_base), Job(LoRA(rank=32, alpha=64), data, 60_000, 2e-2, 200, seed=0))
+        done = train(Engine(tiny_base), Job(LoRA(rank=32, alpha=64), data, 60_000, 1e-2, 200, seed=0))
     assert done.last_loss < 0.1
     engine = Engine(tiny_base)
     yield Taught(engine, engine.load(done.adapter))

@@ -106,7 +106,7 @@ def test_holding_out_follows_from_the_seed() -> None:
 
 def test_a_question_is_paraphrased_where_its_answer_is_asked_for_in_other_words() -> None:
     direct = [e for e in MIXED if e.turns[0].text.startswith("Who")]
-    others = [asked(f"Name whoever made plans for that {e.passages[0]}", e.turns[1].text, "questions/short", *e.passages)
+    others = [asked(f"Name whoever made plans for that {e.turns[0].text[13:-1]}", e.turns[1].text, "questions/short", *e.passages)
               for e in direct]  # fmt: skip
     alone = hold_out_by_kind(lambda: direct, 40, seed=0)
     both = hold_out_by_kind(lambda: [*direct, *others], 40, seed=0)

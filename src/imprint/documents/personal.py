@@ -75,6 +75,7 @@ _EMPTY_WORDS = frozenset(
     ("number", "us", "united", "states", "check", "individual", "medical", "fin", "pass", "id")
 )
 """Words that Presidio goes by where it has a parser, and that stand in any text."""
+_PHONE_LIKE = re.compile(r"\+?\(?\d[\d ()./–-]{5,40}\d")
 _PLACES = 200
 """Places that a version keeps."""
 
@@ -163,9 +164,12 @@ def _spans(text: str) -> list[tuple[str, int, int]]:
     """(kind, start, end) of everything personal, none inside another."""
     results = []
     for recogniser in _recognisers():
-        for one in recogniser.analyze(text, recogniser.supported_entities):
-            if _counts(text, one, recogniser.context or ()):
-                results.append((one.entity_type, one.start, one.end, one.score))
+        kind = recogniser.supported_entities[0]
+        for offset, part in _parts(text, kind):
+            for one in recogniser.analyze(part, [kind]):
+                start, end = offset + one.start, offset + one.end
+                if _counts(text, kind, start, one.score, recogniser.context or ()):
+                    results.append((kind, start, end, one.score))
     order = list(KINDS)
     results.sort(key=lambda r: (-r[3], order.index(r[0]), r[1] - r[2], r[1]))
     kept: list[tuple[str, int, int]] = []
@@ -175,12 +179,21 @@ def _spans(text: str) -> list[tuple[str, int, int]]:
     return sorted(kept, key=lambda span: span[1])
 
 
-def _counts(text: str, one: Any, words: Sequence[str]) -> bool:
-    if one.entity_type in _CLEAR:
-        return bool(one.score >= _CLEAR_SCORE)
-    if one.entity_type == "PHONE_NUMBER" and text[one.start] == "+":
+def _parts(text: str, kind: str) -> list[tuple[int, str]]:
+    """The parts of a text to look at, each with where it begins: all of it, but for telephone numbers, which are
+    looked for country by country and slowly, only what has digits enough."""
+    if kind != "PHONE_NUMBER":
+        return [(0, text)]
+    spans = [(max(0, m.start() - 2), m.end() + 2) for m in _PHONE_LIKE.finditer(text)]
+    return [(start, text[start:end]) for start, end in spans]
+
+
+def _counts(text: str, kind: str, start: int, score: float, words: Sequence[str]) -> bool:
+    if kind in _CLEAR:
+        return score >= _CLEAR_SCORE
+    if kind == "PHONE_NUMBER" and text[start] == "+":
         return True
-    before = text[max(0, one.start - _NEAR) : one.start]
+    before = text[max(0, start - _NEAR) : start]
     told = [word for word in words if word.lower() not in _EMPTY_WORDS]
     return any(re.search(rf"(?<!\w){re.escape(word)}s?(?!\w)", before, re.IGNORECASE) for word in told)
 
