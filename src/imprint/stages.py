@@ -50,6 +50,7 @@ class Prepared:
     def details(self, trained: Trained) -> dict[str, Any]:
         """What to publish with the adapter."""
         held, source = self.run.read_questions() or ([], "")
+        planted = self.run.read("canaries")
         return {
             "plan": asdict(self.plan),
             "audit": self.run.read("audit"),
@@ -61,7 +62,7 @@ class Prepared:
             "questions_from": source,
             "taught": self.taught,
             "run": self.run.path.name,
-        } | ({"canaries": planted} if (planted := self.run.read("canaries")) else {})
+        } | ({"canaries": planted} if planted else {})
 
 
 def prepare(

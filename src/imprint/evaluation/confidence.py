@@ -80,7 +80,9 @@ def answers(
     asked = [closed(question) for question in questions]
     with engine.wearing(seat):
         said = writer.write(asked, seed=seed)
-        drawn = agreement(writer, asked, said, seed=seed, samples=samples) if samples else [None] * len(said)
+        drawn: Sequence[float | None] = [None] * len(said)
+        if samples:
+            drawn = agreement(writer, asked, said, seed=seed, samples=samples)
         worn = _likelihoods(writer, asked, said)
     with engine.wearing(None):  # whoever calls may have it on
         bare = _likelihoods(writer, asked, said)

@@ -21,6 +21,7 @@ DISK_GIB = 2.0
 
 _OPTIONAL = {
     "fastapi": ("serves", "pip install 'imprint[serve]'"),
+    "presidio-analyzer": ("looks for personal data", "pip install 'imprint[privacy]'"),
     "pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'"),
 }
 """Package: what it is for, and how it is installed."""
