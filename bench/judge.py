@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def main() -> None:
         told = judge.agreement(found, seed=SEED)
         apart = [j for j in found if j.verdict in judge.VERDICTS and j.verdict != j.matched]
         results.add(
-            {
+            without_nan({
                 "judge": name,
                 "n": len(found),
                 "kappa": told.kappa.value,
@@ -72,12 +73,19 @@ def main() -> None:
                     for j in apart[:10]
                 ],
                 "unreadable_replies": [j.replies for j in found if j.verdict == judge.UNREADABLE][:5],
-            }
-        )
+            })
+        )  # fmt: skip
         say(f"{name} is done")
     results.show_header()
     columns = ("judge", "n", "with_verdict", "kappa", "low", "high", "same", "swayed", "unreadable", "seconds")
     results.show("Judge beside match grader", columns)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def answers_of(options: argparse.Namespace) -> list[Any]:
