@@ -24,6 +24,7 @@ from imprint.evaluation.proof import Proof, SystemResult
 from imprint.interfaces import cli, doctor, tables
 from imprint.interfaces.doctor import Check
 from imprint.interfaces.progress import LineWatch, RichWatch, duration, watching
+from imprint.recipe import Recipe
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.synthesis.audit import Audit, look_over
@@ -184,7 +185,7 @@ def test_teach_prints_the_version_and_nothing_else_on_stdout(pretend: Pretend) -
     assert (ended.exit_code, ended.stdout) == (0, "handbook@2\n")
     assert given == {
         "path": Path("docs"), "name": "handbook", "base": None, "budget": "2min", "seed": 3,
-        "recipe": Path("r.toml"), "questions": None,
+        "recipe": Path("r.toml"), "questions": None, "personal": "report",
     }  # fmt: skip
     for told in ("Training", "5/5 steps · loss 1.0", "Published [handbook]@2.", "imprint prove handbook@2"):
         assert told in ended.stderr
@@ -220,6 +221,12 @@ def test_several_adapters_are_taught_by_one_command(lessons: list[Lesson]) -> No
     ended = run("teach", "docs", "--as", "a", "more", "--as", "b", "--budget", "5min")
     assert ended.stdout == "handbook@2\nhandbook@2\n"
     assert lessons == [Lesson(Path("docs"), "a", "5min"), Lesson(Path("more"), "b", "5min")]
+
+
+def test_personal_data_is_met_as_is_wished_and_canaries_are_asked_for(lessons: list[Lesson]) -> None:
+    assert run("teach", "docs", "--as", "a", "--personal", "refuse", "--canaries", "3").exit_code == 0
+    assert lessons == [Lesson(Path("docs"), "a", recipe=Recipe(canaries=3), personal="refuse")]
+    assert run("teach", "docs", "--as", "a", "--personal", "delete").exit_code == 2
 
 
 def test_a_job_file_says_what_is_taught(lessons: list[Lesson], tmp_path: Path) -> None:

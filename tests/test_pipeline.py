@@ -60,6 +60,9 @@ _STAGES = {
 }
 
 
+ASKED = [Question("What does the Kestrel weigh?", ("3 kilograms",))]
+
+
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base on disk, with a window that the few-shot prompts fit."""
@@ -107,6 +110,24 @@ def test_killed_at_any_stage_the_same_command_ends_with_the_same_adapter(
     resumed = teach_in_a_process(documents, base_folder, "never")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == whole.stdout
+
+
+def test_canaries_and_who_looked_for_personal_data_stand_in_the_version(
+    cpu: Path, documents: Path, base_folder: Path
+) -> None:
+    taught = imprint.teach(
+        documents, name="tiny", base=str(base_folder), budget="2k tokens", recipe=Recipe(canaries=2), questions=ASKED,
+        personal="ignore",
+    )  # fmt: skip
+    assert [canary["times"] for canary in taught.version.details["canaries"]] == [1, 4]
+    assert taught.version.details["personal"] == {"looked": False}
+
+
+def test_a_wish_for_personal_data_that_cannot_be_met_is_refused_before_the_base_is_opened(
+    cpu: Path, documents: Path
+) -> None:
+    with pytest.raises(BadSetting, match="delete"):
+        imprint.teach(documents, name="tiny", base="there-is-no-such-base", personal="delete")
 
 
 def test_what_is_taught_is_published_asked_and_proved(cpu: Path, documents: Path, base_folder: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from imprint.errors import BadQuestions
 from imprint.evaluation.closed_book import Question, normalised
+from imprint.evaluation.proof import measure, shown
 from imprint.evaluation.questions import Apart, hold_out, read_questions
+from imprint.run_folder import RunFolder, questions_from_json
 from imprint.synthesis.cloze import placed, titled
 from imprint.synthesis.questions import Questions
 from imprint.types import Example, Passage, Prompt, Text, Turn
@@ -91,6 +93,51 @@ def test_a_question_without_an_answer_field_is_refused(tmp_path: Path) -> None:
 def test_an_empty_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadQuestions):
         read_questions(written(tmp_path, "q.jsonl", '{"question": " ", "answer": "Ana"}'))
+
+
+def test_a_file_may_tell_the_twins_value_and_the_date(tmp_path: Path) -> None:
+    line = '{"question": "What is the fee?", "answer": "30", "wrong": ["45", "60"], "as_of": "2025-09-12"}'
+    asked = read_questions(written(tmp_path, "q.jsonl", line))
+    assert asked == [Question("What is the fee?", ("30",), "direct", ("45", "60"), "2025-09-12")]
+    table = "question,answer,wrong,as_of\nWhat is the fee?,30,45,\n"
+    assert read_questions(written(tmp_path, "q.csv", table)) == [Question("What is the fee?", ("30",), "direct", ("45",))]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [('"as_of": "soon"', "as_of must be a date"), ('"wrong": "the 30"', "both a right answer and a wrong one")],
+)
+def test_a_date_that_is_none_and_a_wrong_value_that_is_right_are_refused(tmp_path: Path, more: str, said: str) -> None:
+    with pytest.raises(BadQuestions, match=said):
+        read_questions(written(tmp_path, "q.jsonl", f'{{"question": "What is the fee?", "answer": "30", {more}}}'))
+
+
+def test_questions_are_kept_with_all_that_they_say(tmp_path: Path) -> None:
+    some = [Question("Fee?", ("30",), "near", ("45",), "2025-09-12"), Question("Who?", ("Ana",))]
+    RunFolder(tmp_path).write_questions(some, "of a test")
+    assert RunFolder(tmp_path).read_questions() == (some, "of a test")
+    assert questions_from_json([{"text": "Who?", "answers": ["Ana"], "kind": "direct"}]) == some[1:]
+
+
+def test_a_proof_tells_how_often_the_twins_value_was_answered() -> None:
+    some = [Question("Fee of Plus?", ("30",), "near", ("45",)), Question("Fee of Standard?", ("45",), "near", ("30",)),
+            Question("Who?", ("Ana",))]  # fmt: skip
+    told, answered = measure(Says("It is 45."), some, Prompt.ask, lambda p: 1, seed=0)
+    assert (told.twins["value"], told.twins["n"]) == (0.5, 2)
+    assert [a.get("twin") for a in shown(answered)] == [1, 0, None]
+    assert measure(Says("Ana"), some[2:], Prompt.ask, lambda p: 1, seed=0)[0].twins == {}
+
+
+class Says:
+    """Says the same to everything."""
+
+    name = "says"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+        return [Text(self.text) for _ in prompts]
 
 
 # --- holding out ------------------------------------------------------------------------------

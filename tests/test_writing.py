@@ -63,7 +63,7 @@ def test_killed_half_way_the_same_text_comes_without_asking_again(
     whole = written(tmp_path / "whole", tiny_base)
     asked = len(scholar.asked)
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "hold_out", _killed)
+        patch.setattr(writing, "hold_out_by_kind", _killed)
         with pytest.raises(KeyboardInterrupt):
             written(tmp_path / "cut", tiny_base, questions=None)
     assert written(tmp_path / "cut", tiny_base).count == whole.count
@@ -99,7 +99,7 @@ def test_the_passages_are_looked_over_once(
 ) -> None:
     whole = written(tmp_path / "whole", tiny_base, [*PASSAGES, ORDER])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing, "hold_out", _killed)
+        patch.setattr(writing, "hold_out_by_kind", _killed)
         written(tmp_path / "cut", tiny_base, [*PASSAGES, ORDER], questions=None)
     monkeypatch.setattr(writing, "look_over", lambda _: pytest.fail("they were looked over again"))
     assert written(tmp_path / "cut", tiny_base, [*PASSAGES, ORDER]).report["safe"] == whole.report["safe"]
@@ -176,7 +176,7 @@ def test_what_was_spent_before_a_kill_counts_against_the_limit(
     monkeypatch.setattr(writing, "_writer", paid(limits))
     dear = replace(RECIPE, writer=replace(_writer(1.0), max_usd=2.0))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing, "hold_out", _killed)
+        patch.setattr(writing, "hold_out_by_kind", _killed)
         written(tmp_path, tiny_base, recipe=dear, questions=None)
     spent = RunFolder(tmp_path).read("spent")["usd"]
     assert spent > 0
@@ -192,7 +192,7 @@ def test_the_writer_and_the_judge_have_a_limit_each_and_both_are_noted(
     judge = replace(_writer(1.0), max_usd=3.0, model="judge")
     dear = replace(RECIPE, writer=replace(_writer(1.0), max_usd=2.0), judge=judge)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing, "hold_out", _killed)
+        patch.setattr(writing, "hold_out_by_kind", _killed)
         written(tmp_path, tiny_base, recipe=dear, questions=None)
     spent = RunFolder(tmp_path).read("spent")
     assert spent["usd"] == pytest.approx(spent["writer"]["usd"] + spent["judge"]["usd"])

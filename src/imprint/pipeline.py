@@ -16,6 +16,7 @@ from imprint import documents, embedders, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.corpus import Corpus
+from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
 from imprint.evaluation import open_book
@@ -59,6 +60,8 @@ class Lesson:
     seed: int = 0
     questions: str | Path | Sequence[Question] | None = None
     """Kept out of the training text with all that is too like them; None holds out some of the writer's."""
+    personal: str = "report"
+    """What to do about personal data in the documents: 'report' it, 'refuse' to teach any, or 'ignore' it."""
 
 
 def teach(
@@ -70,6 +73,7 @@ def teach(
     recipe: Recipe | str | Path | None = None,
     seed: int = 0,
     questions: str | Path | Sequence[Question] | None = None,
+    personal: str = "report",
     home: Path | None = None,
     watch: Watch = SILENT,
     service: Service | None = None,
@@ -77,9 +81,10 @@ def teach(
     """Teaches documents to a new version of an adapter, and publishes it.
 
     `questions` (a file, or questions) are kept out of the training text together with all that is too like
-    them; without any, some of the writer's own are. The same call after a kill goes on where it stopped.
+    them; without any, some of the writer's own are. `personal`: what to do about personal data in the documents
+    ('report', 'refuse', 'ignore'). The same call after a kill goes on where it stopped.
     Raises BadName, NothingToTeach, BadSetting, BadQuestions or NoSuchBase before anything is spent."""
-    lesson = Lesson(path, name, budget, recipe, seed, questions)
+    lesson = Lesson(path, name, budget, recipe, seed, questions, personal)
     return teach_many([lesson], base=base, home=home, watch=watch, service=service)[0]
 
 
@@ -97,6 +102,8 @@ def teach_many(
     its passes with all that others handed to it; `base` is then the service's. Raises as teach() does; where
     the training of one fails, the others are published first."""
     started = [_Teaching(lesson, home or home_folder(), watch) for lesson in _checked(lessons)]
+    for teaching in started:
+        teaching.look_for_personal_data()
     watch.stage("Opening the base model")
     engine = service.engine if service else Engine(base if isinstance(base, Base) else bases.load(base))
     for teaching in started:
@@ -279,6 +286,11 @@ class _Teaching:
         self._prepared: Prepared | None = None
         self._ticket: Ticket | None = None
 
+    def look_for_personal_data(self) -> None:
+        """Tells of it, as the lesson wishes. Raises BadInput where the lesson refuses it."""
+        self.watch.stage("Looking for personal data")
+        self.personal = personal_data.settle(self.corpus.documents, self.lesson.personal, self.watch.say)
+
     def prepare(self, engine: Engine) -> None:
         """Plans and writes, unless an earlier call has already published."""
         model, lesson = engine.base, self.lesson
@@ -352,6 +364,7 @@ class _Teaching:
                 "router": {"threshold": threshold},
                 "base_source": engine.base.source,
                 "read": self.loaded.summary(),
+                "personal": self.personal,
                 "seed": lesson.seed,
                 "budget": str(self.limit),
             },

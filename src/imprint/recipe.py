@@ -147,6 +147,9 @@ class Recipe:
     """How often each example is met; None lets the budget decide."""
     writer: WriterSettings = field(default_factory=WriterSettings)
     """Who writes the training text."""
+    canaries: int = 0
+    """Secret lines put among the training text, to see afterwards how well they can be drawn out of the adapter,
+    which then knows them (evaluation/canaries.py)."""
     judge: WriterSettings | None = None
     """Another writer, who judges each item that was written and reads its short answers again. None leaves the
     reading to the writer."""
@@ -165,6 +168,7 @@ class Recipe:
             "top_layers": self.top_layers is None or self.top_layers >= 1,
             "lr": self.lr is None or 0 < self.lr < 1,
             "batch_tokens": 64 <= self.batch_tokens <= 65536,
+            "canaries": 0 <= self.canaries <= 1000,
             "epochs": self.epochs is None or 0 < self.epochs <= 1000,
         }
         for name, fine in checks.items():

@@ -12,6 +12,7 @@
     teacher/         what the base says to them with the passages open, where that is learnt
     audit.json       what was kept and dropped, and what is covered
     held_out.json    the questions kept out of it
+    canaries.json    the secret lines put among it, where some were asked for
     checkpoint/      the adapter half trained
     adapter/         the adapter as it will be published
     done.json        the version it became"""
@@ -118,7 +119,10 @@ class Stopwatch:
 
 def questions_from_json(records: Iterable[dict[str, Any]]) -> list[Question]:
     """Questions as they were kept."""
-    return [Question(r["text"], tuple(r["answers"]), r["kind"]) for r in records]
+    return [
+        Question(r["text"], tuple(r["answers"]), r["kind"], tuple(r.get("wrong", ())), r.get("as_of"))
+        for r in records
+    ]
 
 
 def write_whole(file: Path, text: str | Iterable[str]) -> None:

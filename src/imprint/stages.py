@@ -50,6 +50,7 @@ class Prepared:
     def details(self, trained: Trained) -> dict[str, Any]:
         """What to publish with the adapter."""
         held, source = self.run.read_questions() or ([], "")
+        planted = self.run.read("canaries")
         return {
             "plan": asdict(self.plan),
             "audit": self.run.read("audit"),
@@ -62,7 +63,7 @@ class Prepared:
             "questions_from": source,
             "taught": self.taught,
             "run": self.run.path.name,
-        }
+        } | ({"canaries": planted} if planted else {})
 
     def _seconds(self, trained: Trained) -> dict[str, dict[str, float]]:
         """Seconds and calls of each stage, those of earlier calls with them."""

@@ -6,6 +6,7 @@ streams the same examples anew without asking again."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,8 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from imprint.engine import Engine
 from imprint.errors import NothingToTeach, OverBudget
+from imprint.evaluation import canaries
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.questions import Apart, hold_out
+from imprint.evaluation.question_kinds import hold_out_by_kind
+from imprint.evaluation.questions import Apart
 from imprint.home import cache_folder
 from imprint.planner import Work
 from imprint.recipe import Recipe, WriterSettings
@@ -271,10 +274,14 @@ def write(
         revising = None if revise is None else lambda told, worth: revise(told, worth, stopwatch.seconds)
         made = _made(passages, recipe, writer, judge, audit, text_tokens, seed, watch, revising)
         run.write_draft(noted(_timed(made, stopwatch)))
-    held = hold_out(run.draft(), HELD_OUT, seed=seed) if questions is None else list(questions)
+    held = hold_out_by_kind(run.draft, HELD_OUT, seed=seed) if questions is None else list(questions)
     apart = Apart(held)
-    count = run.write_examples(audit.count_anew(_apart(run.draft(), apart, audit)))
-    if not count:
+    planted = canaries.plant(recipe.canaries, seed=seed)
+    if planted:
+        run.write("canaries", canaries.as_json(planted))
+    text = audit.count_anew(_apart(run.draft(), apart, audit))
+    count = run.write_examples(itertools.chain(text, canaries.examples(planted)))
+    if count == sum(canary.times for canary in planted):
         raise NothingToTeach(
             "Nothing could be written about these documents: they hold no sentence to ask about. "
             "Teach longer texts, or use the recipe generators = ['raw_text']."

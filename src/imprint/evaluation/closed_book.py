@@ -39,6 +39,10 @@ class Question:
     answers: tuple[str, ...]
     """Empty where the documents do not tell."""
     kind: str = "direct"
+    wrong: tuple[str, ...] = ()
+    """What a near-duplicate says in the answer's place, another plan or an older edition."""
+    as_of: str | None = None
+    """ISO date for which it is asked, where the answer changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Answered:
     contains: float
     """1 where a right answer stands in the text as whole words; for an unanswerable question, where the
     text says that the documents do not tell."""
+    twin: float = 0.0
+    """1 where one of the question's wrong values stands in the text, and no right one."""
 
 
 def normalised(text: str) -> str:
@@ -70,18 +76,29 @@ def abstains(text: str) -> bool:
 
 
 def grade(question: Question, text: str) -> Answered:
-    """Exact match, token F1 and containment, each the best over the right answers."""
+    """Exact match, token F1 and containment, each the best over the right answers; and whether it is the twin's."""
+    said = _plain(text) or "-"
+    twin = float(any(_stands_in(wrong, said) for wrong in question.wrong))
     if not question.answers:
         right = float(abstains(text))
-        return Answered(question, text, right, right, right)
-    said = normalised(text) or text.lower().strip() or "-"
+        return Answered(question, text, right, right, right, 0.0 if right else twin)
     exact = f1 = contains = 0.0
     for answer in question.answers:
-        wanted = normalised(answer) or answer.lower().strip()
+        wanted = _plain(answer)
         exact = max(exact, float(said == wanted))
         f1 = max(f1, _f1(said.split(), wanted.split()))
-        contains = max(contains, float(f" {wanted} " in f" {said} "))
-    return Answered(question, text, exact, f1, contains)
+        contains = max(contains, float(_stands_in(answer, said)))
+    return Answered(question, text, exact, f1, contains, 0.0 if contains else twin)
+
+
+def _plain(text: str) -> str:
+    """Normalised; what is nothing but articles and marks stays as it is."""
+    return normalised(text) or text.lower().strip()
+
+
+def _stands_in(value: str, said: str) -> bool:
+    """Whether a value stands in a normalised text as whole words."""
+    return f" {_plain(value)} " in f" {said} "
 
 
 def _f1(said: list[str], wanted: list[str]) -> float:

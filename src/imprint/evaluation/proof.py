@@ -35,6 +35,9 @@ class SystemResult:
     """Score, low, high and n of each kind of question."""
     wrongly_abstained: float
     """Share of the answerable questions answered with 'the documents do not say'."""
+    twins: Mapping[str, float] = field(default_factory=dict)
+    """Value, low, high and n: share of the questions with a twin that were answered with the twin's value; {} where
+    no question has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Proof:
                 f"{key.replace('_', ' '):<14}{s.score:>7.1%}   {f'{s.low:.1%} to {s.high:.1%}':<15}{s.f1:>6.2f}"
                 f"{s.exact:>7.1%}{s.prompt_tokens:>9.0f}{s.seconds_per_answer:>10.2f}"
             )
-        lines += self._by_kind()
+        lines += [*self._by_kind(), *self.twin_lines()]
         before, after = self.general_perplexity["before"], self.general_perplexity["after"]
         lines.append(f"perplexity on general text: {before:.2f} before, {after:.2f} after")
         return "\n".join([*lines, *self.notes])
@@ -92,6 +95,15 @@ class Proof:
             ]
             lines.append(f"  {kind:<14} n={kinds[kind]['n']:<4.0f}{' · '.join(cells)}")
         return lines
+
+
+    def twin_lines(self) -> list[str]:
+        """How often a near-duplicate's value was answered, where the questions tell of any."""
+        told = [(key, s.twins) for key in SYSTEMS if (s := self.systems.get(key)) is not None and s.twins]
+        cells = [f"{key.replace('_', ' ')} {share['value']:.0%}" for key, share in told]
+        if not told:
+            return []
+        return [f"Answered with a near-duplicate's value, of {told[0][1]['n']:.0f}: {' · '.join(cells)}"]
 
 
 def from_json(record: Mapping[str, Any]) -> Proof:
@@ -118,6 +130,7 @@ def measure(
     for kind in kinds:
         part = interval([a.contains for a in answered if a.question.kind == kind], seed=seed)
         by_kind[kind] = {"score": part.value, "low": part.low, "high": part.high, "n": part.n}
+    near = interval([a.twin for a in answered if a.question.wrong], seed=seed)
     result = SystemResult(
         score=score.value,
         low=score.low,
@@ -129,6 +142,7 @@ def measure(
         f1=_mean([a.f1 for a in asked]),
         by_kind=by_kind,
         wrongly_abstained=_mean([float(abstains(a.text)) for a in asked]),
+        twins={"value": near.value, "low": near.low, "high": near.high, "n": near.n} if near.n else {},
     )
     return result, answered
 
@@ -145,6 +159,8 @@ def shown(answered: Sequence[Answered]) -> list[dict[str, Any]]:
             "exact": a.exact,
             "f1": round(a.f1, 3),
         }
+        | ({"wrong": list(a.question.wrong), "twin": a.twin} if a.question.wrong else {})
+        | ({"as_of": a.question.as_of} if a.question.as_of else {})
         for a in answered
     ]
 

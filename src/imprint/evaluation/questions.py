@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import re
@@ -23,9 +24,11 @@ _WITHIN = 0.95
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Questions of a JSONL, JSON or CSV file with the fields question, answer and, if given, also and kind.
+    """Questions of a JSONL, JSON or CSV file with the fields question, answer and, if given, also, kind, wrong and
+    as_of.
 
-    An empty answer means that the documents do not tell. Raises BadQuestions naming the line."""
+    An empty answer means that the documents do not tell. `wrong`: what a near-duplicate says in its place; `as_of`:
+    the ISO date for which is asked. Raises BadQuestions naming the line."""
     records = _records(path, _read(path))
     questions = [_question(record, f"{path}, item {i}") for i, record in enumerate(records, 1)]
     if not questions:
@@ -87,12 +90,28 @@ def _question(record: Any, where: str) -> Question:
     fine = isinstance(record, dict) and isinstance(record.get("question"), str) and record["question"].strip()
     if not fine or not ("answer" in record or "answers" in record):
         raise BadQuestions(f"{where}: expected an object with 'question' and 'answer'; found {record!r:.80}")
-    answers = record.get("answer", record.get("answers", ""))
-    also = record.get("also") or []
-    every = [*(answers if isinstance(answers, list) else [answers]), *(also if isinstance(also, list) else [also])]
-    kept = tuple(dict.fromkeys(str(a).strip() for a in every if a is not None and str(a).strip()))
+    kept = _values(record.get("answer", record.get("answers")), record.get("also"))
     kind = str(record.get("kind") or ("direct" if kept else UNANSWERABLE))
-    return Question(record["question"].strip(), kept, kind)
+    wrong = _values(record.get("wrong"))
+    for value in wrong:
+        if normalised(value) in map(normalised, kept):
+            raise BadQuestions(f"{where}: '{value}' is both a right answer and a wrong one. Say one of the two.")
+    return Question(record["question"].strip(), kept, kind, wrong, _date(record.get("as_of"), where))
+
+
+def _values(*given: Any) -> tuple[str, ...]:
+    """One value or lists of them, as texts, none of them empty or twice."""
+    every = [one for some in given for one in (some if isinstance(some, list) else [some])]
+    return tuple(dict.fromkeys(str(one).strip() for one in every if one is not None and str(one).strip()))
+
+
+def _date(given: Any, where: str) -> str | None:
+    if given is None or not str(given).strip():
+        return None
+    try:
+        return datetime.date.fromisoformat(str(given).strip()).isoformat()
+    except ValueError:
+        raise BadQuestions(f"{where}: as_of must be a date like 2025-09-12; found {given!r}.") from None
 
 
 def hold_out(examples: Iterable[Example], wanted: int, *, seed: int, most: float = 0.1) -> list[Question]:
@@ -100,21 +119,55 @@ def hold_out(examples: Iterable[Example], wanted: int, *, seed: int, most: float
 
     One look at each example, as they come: of those with the same fact and of all, those stay that a hash of the
     seed ranks first, so that memory holds no more than are wanted."""
-    ranked: dict[tuple[str, str], tuple[str, Question]] = {}
-    candidates = 0
+    drawn = Drawn(wanted, seed)
     for example in examples:
-        asked = example.turns[0].text
-        if not example.generator.endswith(_OWN_QUESTIONS) or ":" in asked or not example.passages:
-            continue
-        candidates += 1
-        fact = (example.passages[0], normalised(example.turns[1].text))
-        rank = content_hash(str(seed), asked, *fact)
-        if fact not in ranked or rank < ranked[fact][0]:
-            ranked[fact] = (rank, Question(asked, (example.turns[1].text,), "written"))
-        if len(ranked) > 2 * wanted:
-            ranked = dict(sorted(ranked.items(), key=lambda item: item[1][0])[:wanted])
-    chosen = sorted(ranked.values(), key=lambda pair: pair[0])
-    return [question for _, question in chosen[: min(wanted, int(candidates * most))]]
+        if asks_shortly(example):
+            drawn.offer(example, Question(example.turns[0].text, (example.turns[1].text,), "written"))
+    return drawn.chosen(most)
+
+
+Fact = tuple[str, str]
+"""The passage that tells it, and the answer in plain words."""
+
+
+def fact_of(example: Example) -> Fact:
+    return example.passages[0], normalised(example.turns[1].text)
+
+
+def asks_shortly(example: Example) -> bool:
+    """Whether an example is a question about a passage with a short answer, no title before it."""
+    own = example.generator.endswith(_OWN_QUESTIONS) and bool(example.passages)
+    return own and ":" not in example.turns[0].text
+
+
+class Drawn:
+    """Questions drawn from a stream, one for a fact, by a hash of the seed."""
+
+    def __init__(self, wanted: int, seed: int) -> None:
+        self.wanted, self.seed = wanted, seed
+        self.candidates = 0
+        self._ranked: dict[Fact, tuple[str, Question]] = {}
+
+    def offer(self, example: Example, question: Question) -> None:
+        self.candidates += 1
+        fact = fact_of(example)
+        rank = content_hash(str(self.seed), question.text, *fact)
+        if fact not in self._ranked or rank < self._ranked[fact][0]:
+            self._ranked[fact] = (rank, question)
+        if len(self._ranked) > 2 * self.wanted:
+            self._ranked = dict(self._best()[: self.wanted])
+
+    def chosen(self, most: float) -> list[Question]:
+        """Those that rank first, as many as are wanted and no more than a share `most` of all that were offered."""
+        return [question for _, question in self.facts(most)]
+
+    def facts(self, most: float) -> list[tuple[Fact, Question]]:
+        """The same with their facts."""
+        first = self._best()[: min(self.wanted, int(self.candidates * most))]
+        return [(fact, question) for fact, (_, question) in first]
+
+    def _best(self) -> list[tuple[Fact, tuple[str, Question]]]:
+        return sorted(self._ranked.items(), key=lambda item: item[1][0])
 
 
 class Apart:

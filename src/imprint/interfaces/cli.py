@@ -87,6 +87,14 @@ def _command(
     return add
 
 
+class Personal(StrEnum):
+    """What to do about personal data (documents.personal.WISHES)."""
+
+    report = "report"
+    refuse = "refuse"
+    ignore = "ignore"
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="handbook for the latest version, or handbook@2.")]
 NewName = Annotated[str, typer.Option("--as", metavar="NAME", help="What to call the adapter.")]
 
@@ -132,8 +140,9 @@ def teach(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A TOML file instead of PATHs: a section \\[\\[teach]] for each adapter, with path, as, and where "
-            "wanted budget, recipe, seed and questions. What is said here too is said for those without their own.",
+            help="A TOML file instead of PATHs: a section \\[\\[teach]] for each adapter, with path, as, and "
+            "where wanted budget, recipe, seed, questions and personal. What is said here too is said for those "
+            "without their own.",
         ),
     ] = None,
     base: Annotated[
@@ -166,6 +175,16 @@ def teach(
     judge_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model's name at the judge's address.")
     ] = None,
+    personal: Annotated[
+        Personal | None,
+        typer.Option(help="Personal data in the documents: report it (if not said), refuse it, or ignore it."),
+    ] = None,
+    canaries: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Put N secret lines among the training text, to measure how they can be drawn out."
+        ),
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell the plan (tokens, minutes, money) and stop; nothing is spent.")
     ] = False,
@@ -178,15 +197,18 @@ def teach(
     """
     from imprint.interfaces.progress import watching
 
-    usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "seed": seed, "questions": questions}
+    usual: dict[str, Any] = {
+        "budget": budget, "recipe": recipe, "seed": seed, "questions": questions, "personal": personal,
+    }  # fmt: skip
     usual = {key: value for key, value in usual.items() if value is not None}
     asked = {"writer": (writer, writer_model), "judge": (judge, judge_model)}
-    if any(word is not None for words in asked.values() for word in words):
+    if canaries is not None or any(word is not None for words in asked.values() for word in words):
         if jobs is not None:
             raise BadInput(
-                "A job file names its writers in its recipes: leave out --writer and --judge, or name PATHs."
+                "A job file names its writers and canaries in its recipes: leave out --writer, --judge and "
+                "--canaries, or name PATHs."
             )
-        usual["recipe"] = _with_others(recipe, asked)
+        usual["recipe"] = _with_others(recipe, asked, canaries)
     lessons = _lessons(paths or [], names or [], jobs, usual)
     if estimate:
         with watching(_stderr()) as watch:

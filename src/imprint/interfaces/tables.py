@@ -204,6 +204,7 @@ def proof_page(proof: Proof) -> RenderableType:
         "table; there, right is an answer that says the documents do not tell.",
         f"Answerable questions of which the weights say that the documents do not tell: "
         f"{_share(proof.systems['weights'].wrongly_abstained)}",
+        *proof.twin_lines(),
         f"Perplexity on general text: {perplexity['before']:.2f} before, {perplexity['after']:.2f} after",
         *(f"Note: {note}" for note in proof.notes),
     ]
