@@ -19,11 +19,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imprint.evaluation.certificate import Certificate
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
     from imprint.pipeline import (
+        Examined,
         Lesson,
+        OtherModel,
         Taught,
         Together,
         curve,
@@ -39,15 +42,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
+    "Certificate", "Curve", "Examined", "LearningMap", "Lesson", "MapSettings", "OtherModel", "Proof", "Question",
+    "Recipe", "Taught", "Together",
     "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
+    "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
+    "Examined": "imprint.pipeline",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
     "MapSettings": "imprint.learning_map",
+    "OtherModel": "imprint.pipeline",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",

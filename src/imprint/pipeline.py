@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import shutil
 import time
 from collections import Counter
@@ -12,20 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents, learning_map, scaling
+from imprint import certifying, documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
+from imprint.certifying import Asked, Kept
 from imprint.corpus import Corpus
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
-from imprint.evaluation import open_book
+from imprint.evaluation import citing, open_book
 from imprint.evaluation import proof as proofs
+from imprint.evaluation.certificate import Certificate
+from imprint.evaluation.citing import Cited
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination
 from imprint.evaluation.forgetting import general_perplexity, general_text
+from imprint.evaluation.open_book import FullContext, Search
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions, read_strangers
 from imprint.evaluation.suites import read_suite
+from imprint.evaluation.systems import Rival, rivals
 from imprint.home import home_folder
 from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
@@ -35,14 +42,16 @@ from imprint.registry import Registry, check_name
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.scaling import Curve
+from imprint.skills.writer import SkilledWriter
 from imprint.stages import Prepared, job_of, planned, prepare, training_progress
 from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import set_aside, without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import train
-from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
+from imprint.types import Adapter, Document, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
+from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.local import LocalWriter
 
 DEFAULT_BUDGET = "10min"
@@ -60,6 +69,39 @@ class Lesson:
     seed: int = 0
     questions: str | Path | Sequence[Question] | None = None
     """Kept out of the training text with all that is too like them; None holds out some of the writer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a certificate is to hold. What is left out is measured as far as it can be."""
+
+    systems: Sequence[str] | None = None
+    """Names of certifying.SYSTEMS and of the rivals; None asks all."""
+    parts: Sequence[str] | None = None
+    """Names of certifying.PARTS; None measures all."""
+    suites: Sequence[str | Path] = ()
+    """Folders of items judged by log-likelihood, before and after."""
+    texts: Sequence[str | Path] = ()
+    """Files whose perplexity is taken besides that of the general text that comes along."""
+    rivals: Sequence[OtherModel] = ()
+    raw_text: bool = False
+    """Whether the naive rival is trained too, for as many tokens."""
+    usd_per_hour: float | None = None
+    """What this machine costs."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < 1e6:
+            raise BadSetting(f"A machine costs 0 US dollars an hour or more; got {self.usd_per_hour}.")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A rival behind an OpenAI-compatible address. Its key is read from the environment and kept nowhere."""
+
+    endpoint: Endpoint
+    window_tokens: int | None = None
+    """How many tokens of the documents it is given at once; None as many as the base."""
 
 
 def teach(
@@ -540,6 +582,72 @@ class Taught:
         self.registry.add_report(self.version, made.report())
         return made
 
+    def certify(
+        self,
+        questions: str | Path | Sequence[Question] | None = None,
+        examined: Examined | None = None,
+        *,
+        watch: Watch = SILENT,
+    ) -> Certificate:
+        """All systems on the same questions; what was forgotten, what is covered, where answers stand, how context
+        rots. Kept with the version; killed, the same call goes on."""
+        wanted = examined or Examined()
+        asked, source = self._held_out(questions)
+        _refuse_twins("suites", [Path(suite).name for suite in wanted.suites])
+        _refuse_twins("general texts", ["general", *(Path(text).stem for text in wanted.texts)])
+        suites = {Path(suite).name: read_suite(Path(suite)) for suite in wanted.suites}
+        texts = {Path(text).stem: _general(Path(text)) for text in wanted.texts}
+        writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]
+        watch.stage("Opening the base model")
+        model, version = self._model(), self.version
+        adapter = adapter_folder.read(self.registry.folder(version))
+        corpus = Corpus.kept(self.home, version.corpus_hash)
+        documents = corpus.documents if corpus else ()
+        others = [
+            each
+            for rival, writer in zip(wanted.rivals, writers, strict=True)
+            for each in _rivals(rival, writer, documents, model)
+        ]
+        key = certifying.rows_key(
+            version.adapter_hash, version.corpus_hash, asked, model.revision, model.device.dtype, wanted.seed
+        )
+        rows = RunFolder(self.home / "certificates" / key)
+        told = Asked(
+            asked, source, wanted.systems, wanted.parts, suites, texts, others, wanted.usd_per_hour, wanted.seed
+        )
+        with contextlib.ExitStack() as opened:
+            passages = corpus.split(self._recipe.passage_tokens, model.count_tokens) if corpus else []
+            search = opened.enter_context(_searching(passages)) if corpus else None
+            raw_text = None
+            if wanted.raw_text and corpus:
+                naive = corpus
+                raw_text = lambda: self._raw_text_rival(naive, model, wanted.seed, watch)  # noqa: E731
+            made = certifying.certify(
+                (version.name, version.number),
+                adapter,
+                Engine(model, slots=3),
+                told,
+                Kept(documents, passages, search, self.examples),
+                rows,
+                raw_text=raw_text,
+                about={"adapter": version.adapter_hash, "recipe": dict(version.recipe), "made_at": _now()},
+                watch=watch,
+            )
+        self.registry.add_report(version, made.report())
+        return made
+
+    def cite(self, question: str, answer: str, *, seed: int = 0) -> Cited:
+        """The passages behind an answer, and whether they bear it out (evaluation.citing).
+
+        Raises NotFound where the documents are not kept here."""
+        corpus = Corpus.kept(self.home, self.version.corpus_hash)
+        if corpus is None:
+            raise NotFound(f"The documents of {self.version} are not kept here: nothing can be cited from them.")
+        model = self._model()
+        reader = SkilledWriter(Engine(model, slots=1), LocalWriter(model))
+        with _searching(corpus.split(self._recipe.passage_tokens, model.count_tokens)) as search:
+            return citing.cite([(question, answer)], search, reader, seed=seed)[0]
+
     @property
     def audit(self) -> Mapping[str, Any]:
         """What the audit of the training text found, as JSON values, and the curve of the same documents and recipe
@@ -596,6 +704,23 @@ class Taught:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
+
+
+@contextlib.contextmanager
+def _searching(passages: Sequence[Passage]) -> Iterator[Search]:
+    """The search that certificates and citations use."""
+    with Index(passages) as index:
+        yield functools.cache(lambda question: index.search(question, k=4))
+
+
+def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Document], model: Base) -> list[Rival]:
+    """A model behind an address as three systems, each with as much of the documents as its window takes."""
+    window, endpoint = rival.window_tokens or model.window_tokens, rival.endpoint
+    context: FullContext | None = None
+    if documents:
+        context = open_book.full_context(documents, window_tokens=window, count_tokens=model.count_tokens)
+    kept_as = f"rival-{content_hash(endpoint.address, endpoint.model, str(window))}"
+    return rivals(writer, endpoint.model, kept_as, context)
 
 
 def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage], dict[str, int]]:

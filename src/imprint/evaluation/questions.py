@@ -104,7 +104,7 @@ def hold_out(examples: Iterable[Example], wanted: int, *, seed: int, most: float
     candidates = 0
     for example in examples:
         asked = example.turns[0].text
-        if not example.generator.endswith(_OWN_QUESTIONS) or ":" in asked or not example.passages:
+        if not asks_for_short_answer(example) or ":" in asked or not example.passages:
             continue
         candidates += 1
         fact = (example.passages[0], normalised(example.turns[1].text))
@@ -115,6 +115,11 @@ def hold_out(examples: Iterable[Example], wanted: int, *, seed: int, most: float
             ranked = dict(sorted(ranked.items(), key=lambda item: item[1][0])[:wanted])
     chosen = sorted(ranked.values(), key=lambda pair: pair[0])
     return [question for _, question in chosen[: min(wanted, int(candidates * most))]]
+
+
+def asks_for_short_answer(example: Example) -> bool:
+    """Whether an example is one question with one short answer."""
+    return example.generator.endswith(_OWN_QUESTIONS) and len(example.turns) > 1
 
 
 class Apart:
