@@ -161,6 +161,39 @@ def differences(
     return [{"one": one, "other": other, **asdict(each)} for (one, other), each in named]
 
 
+def sentences(made: Certificate) -> list[str]:
+    """The most important of it in plain words."""
+    told = []
+    weights = made.systems.get("weights")
+    if weights and weights.right["n"]:
+        told.append(f"Closed book, the weights answer {in_words(weights.right)} of the questions rightly.")
+    asked = {key: s for key, s in made.systems.items() if s.right["n"]}
+    if len(asked) > 1:
+        best = max(asked, key=lambda key: asked[key].right["value"])
+        told.append(f"Of all {len(asked)} systems, most right: {asked[best].says}, {in_words(asked[best].right)}.")
+    for d in made.differences:
+        if d["one"] == "weights" and d["p_holm"] is not None and d["p_holm"] < 0.05:
+            how = "ahead of" if d["value"] > 0 else "behind"
+            other = made.systems[d["other"]].says
+            told.append(
+                f"The weights are {how} {other} by {abs(100 * d['value']):.1f} points (p = {d['p_holm']:.2g})."
+            )
+    if weights and weights.abstained["n"]:
+        told.append(
+            f"Of questions that the documents do not answer, the weights decline {in_words(weights.abstained)}."
+        )
+    for name, perplexity in made.parts.get("forgotten", {}).get("perplexity", {}).items():
+        ratio = perplexity["ratio"]
+        span = f"{ratio['low'] - 1:+.1%} to {ratio['high'] - 1:+.1%}"
+        told.append(f"Perplexity of {name} text changed by {ratio['value'] - 1:+.1%} ({span}).")
+    return told
+
+
+def in_words(told: Share) -> str:
+    """A share in a sentence."""
+    return f"{told['value']:.1%} ({told['low']:.1%} to {told['high']:.1%}, {told['n']} questions)"
+
+
 def share(values: Sequence[float], *, seed: int) -> dict[str, Any]:
     """A share with its interval, as JSON values."""
     found = interval(values, seed=seed)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from imprint.evaluation.open_book import closed
-from imprint.evaluation.systems import RAG, READ, TAUGHT, Answers, Desk, Said, same, told
+from imprint.evaluation.systems import READ, TAUGHT, Answers, Desk, Said, same, told
 
 
 @dataclass(frozen=True, slots=True)
