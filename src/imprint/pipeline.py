@@ -21,7 +21,7 @@ from imprint.certifying import Asked, Kept
 from imprint.corpus import Corpus
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
-from imprint.evaluation import citing, open_book
+from imprint.evaluation import certificate, citing, open_book
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import Cited
@@ -31,7 +31,7 @@ from imprint.evaluation.forgetting import general_perplexity, general_text
 from imprint.evaluation.open_book import FullContext, Search
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions, read_strangers
-from imprint.evaluation.suites import read_suite
+from imprint.evaluation.suites import Item, read_suite
 from imprint.evaluation.systems import Rival, rivals
 from imprint.home import home_folder
 from imprint.learning_map import LearningMap, MapSettings
@@ -55,6 +55,8 @@ from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.local import LocalWriter
 
 DEFAULT_BUDGET = "10min"
+_SEARCH = "by words (BM25), 4 passages"
+"""What certificates and citations search with: another search makes other rows."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +253,8 @@ def draw_map(
     lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
     teaching = _Teaching(lesson, home or home_folder(), watch)
     strange = read_strangers(Path(strangers)) if strangers is not None else []
-    _refuse_twins("suites", [Path(suite).name for suite in suites])
-    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
-    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
-    general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
+    read, other = _suites_and_texts(suites, texts)
+    general = {"general": general_text()} | other
     watch.stage("Opening the base model")
     engine = Engine(base if isinstance(base, Base) else bases.load(base))
     asked_besides = content_hash(repr(strange), repr(read), repr(general), str(settings.tokens), str(settings.tune))
@@ -278,6 +278,16 @@ def draw_map(
     return learning_map.draw(
         prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
     )
+
+
+def _suites_and_texts(
+    suites: Sequence[str | Path], texts: Sequence[str | Path]
+) -> tuple[dict[str, list[Item]], dict[str, str]]:
+    """What forgetting is measured by, by name."""
+    _refuse_twins("suites", [Path(suite).name for suite in suites])
+    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
+    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
+    return read, {Path(text).stem: _general(Path(text)) for text in texts}
 
 
 def _refuse_twins(what: str, names: Sequence[str]) -> None:
@@ -593,48 +603,44 @@ class Taught:
         rots. Kept with the version; killed, the same call goes on."""
         wanted = examined or Examined()
         asked, source = self._held_out(questions)
-        _refuse_twins("suites", [Path(suite).name for suite in wanted.suites])
-        _refuse_twins("general texts", ["general", *(Path(text).stem for text in wanted.texts)])
-        suites = {Path(suite).name: read_suite(Path(suite)) for suite in wanted.suites}
-        texts = {Path(text).stem: _general(Path(text)) for text in wanted.texts}
-        writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]
+        suites, texts = _suites_and_texts(wanted.suites, wanted.texts)
+        writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]  # a missing key is told at once
         watch.stage("Opening the base model")
         model, version = self._model(), self.version
-        adapter = adapter_folder.read(self.registry.folder(version))
-        corpus = Corpus.kept(self.home, version.corpus_hash)
-        documents = corpus.documents if corpus else ()
+        corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
         others = [
             each
             for rival, writer in zip(wanted.rivals, writers, strict=True)
-            for each in _rivals(rival, writer, documents, model)
+            for each in _rivals(rival, writer, corpus.documents, model)
         ]
-        key = certifying.rows_key(
-            version.adapter_hash, version.corpus_hash, asked, model.revision, model.device.dtype, wanted.seed
-        )
-        rows = RunFolder(self.home / "certificates" / key)
-        told = Asked(
+        all_asked = Asked(
             asked, source, wanted.systems, wanted.parts, suites, texts, others, wanted.usd_per_hour, wanted.seed
         )
-        with contextlib.ExitStack() as opened:
-            passages = corpus.split(self._recipe.passage_tokens, model.count_tokens) if corpus else []
-            search = opened.enter_context(_searching(passages)) if corpus else None
-            raw_text = None
-            if wanted.raw_text and corpus:
-                naive = corpus
-                raw_text = lambda: self._raw_text_rival(naive, model, wanted.seed, watch)  # noqa: E731
+        passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
+        naive = functools.partial(self._raw_text_rival, corpus, model, wanted.seed, watch)
+        with _searching(passages) as search:
             made = certifying.certify(
                 (version.name, version.number),
-                adapter,
+                adapter_folder.read(self.registry.folder(version)),
                 Engine(model, slots=3),
-                told,
-                Kept(documents, passages, search, self.examples),
-                rows,
-                raw_text=raw_text,
-                about={"adapter": version.adapter_hash, "recipe": dict(version.recipe), "made_at": _now()},
+                all_asked,
+                Kept(corpus.documents, passages, search if passages else None, self.examples),
+                self._certificate_rows(asked, model, wanted.seed),
+                raw_text=naive if wanted.raw_text and passages else None,
+                about={"adapter": version.adapter_hash, "search": _SEARCH, "made_at": _now()},
                 watch=watch,
             )
         self.registry.add_report(version, made.report())
         return made
+
+    def _certificate_rows(self, asked: Sequence[Question], model: Base, seed: int) -> RunFolder:
+        """Where what is measured is kept, by all that it hangs on."""
+        version = self.version
+        key = content_hash(
+            str(certificate.FORMAT), version.adapter_hash, version.corpus_hash, repr(asked), _SEARCH,
+            model.revision, str(model.device.dtype), str(seed),
+        )  # fmt: skip
+        return RunFolder(self.home / "certificates" / key)
 
     def cite(self, question: str, answer: str, *, seed: int = 0) -> Cited:
         """The passages behind an answer, and whether they bear it out (evaluation.citing).

@@ -22,10 +22,10 @@ from imprint.evaluation.certificate import Certificate, Measured
 from imprint.evaluation.systems import FULL_CONTEXT, RAG, RAW_TEXT, READ, TAUGHT, Rival, System, named
 from imprint.run_folder import RunFolder
 from imprint.skills import skill
-from imprint.types import Adapter, content_hash
+from imprint.types import Adapter
 from imprint.watch import SILENT, Watch
 
-__all__ = ["PARTS", "SYSTEMS", "Asked", "Kept", "certify", "rows_key"]
+__all__ = ["PARTS", "SYSTEMS", "Asked", "Kept", "certify"]
 
 
 def certify(
@@ -75,11 +75,6 @@ def certify(
         notes=_notes(hearing, wanted, there),
         seed=asked.seed,
     )
-
-
-def rows_key(*parts: Any) -> str:
-    """The name of the folder of what hangs on the same adapter, documents, questions, base and seed."""
-    return content_hash(str(certificate.FORMAT), *(repr(part) for part in parts))
 
 
 @contextlib.contextmanager

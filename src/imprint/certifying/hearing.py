@@ -108,10 +108,11 @@ class Hearing:
         assert self.kept.search is not None, "parts that search are left out where there is nothing to search"
         return self.kept.search
 
-    def row(self, name: str, make: Callable[[], Any]) -> Any:
-        """JSON values of that name: as they were kept, or made now and kept."""
+    def row(self, name: str, stage: str, make: Callable[[], Any]) -> Any:
+        """JSON values of that name: as they were kept, or made now, as a stage that is told, and kept."""
         found = self.rows.read(name)
         if found is None:
+            self.watch.stage(stage)
             found = certificate.jsonable(make())
             self.rows.write(name, found)
         return found
@@ -124,14 +125,11 @@ class Hearing:
         total = Answers()
         for begin in range(0, len(texts), step):
             part = texts[begin : begin + step]
-            row = self.row(f"system-{label}-{begin}", lambda part=part: self._ask(system, part))
-            total += answers_from_json(row)
+            stage = f"Asking {len(part)} questions: {system.says}"
+            made = self.row(f"system-{label}-{begin}", stage, lambda p=part: system.answers(p, self.desk).as_json())
+            total += answers_from_json(made)
         return total
 
     def earlier(self, name: str) -> Answers:
         """What the system of that name says."""
         return self.answers(next(system for system in SYSTEMS if system.name == name))
-
-    def _ask(self, system: System, texts: Sequence[str]) -> dict[str, Any]:
-        self.watch.stage(f"Asking {len(texts)} questions: {system.says}")
-        return system.answers(texts, self.desk).as_json()

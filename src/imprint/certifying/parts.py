@@ -58,7 +58,6 @@ def wanted_parts(wanted: Sequence[str] | None, there: set[str]) -> list[str]:
 def forgotten(hearing: Hearing) -> dict[str, Any]:
     """Before and after: perplexity of general text, suites, talk of the documents where something else is asked."""
     asked, seed = hearing.asked, hearing.asked.seed
-    hearing.watch.stage("Measuring what was forgotten")
     told: dict[str, Any] = {"perplexity": {}, "suites": {}}
     for name, text in {"general": general_text(), **asked.texts}.items():
         before, after = (_perplexity(hearing, name, text, wears) for wears in ("", TAUGHT))
@@ -70,9 +69,9 @@ def forgotten(hearing: Hearing) -> dict[str, Any]:
         told["suites"][name] = {
             "before": share(bare, seed=seed), "after": share(worn, seed=seed), "change": asdict(change)
         }  # fmt: skip
-        hearing.watch.progress("suites", len(told["suites"]), len(asked.suites), name)
     if hearing.kept.documents:
-        told["interference"] = hearing.row("unrelated", lambda: _interference(hearing))
+        stage = "Asking what has nothing to do with the documents"
+        told["interference"] = hearing.row("unrelated", stage, lambda: _interference(hearing))
     return told
 
 
@@ -84,12 +83,18 @@ def _worn(hearing: Hearing, wears: str, measure: Callable[..., Any], what: Any) 
 def _suite(hearing: Hearing, name: str, items: Sequence[Item], wears: str) -> list[float]:
     """Which items the bare base, or the adapter, gets right."""
     label = f"suite-{content_hash(name, repr(items))}-{wears or 'bare'}"
-    return list(hearing.row(label, lambda: _worn(hearing, wears, suites.measure, items)))
+    stage = f"Judging {len(items)} items of {name}: {_who(wears)}"
+    return list(hearing.row(label, stage, lambda: _worn(hearing, wears, suites.measure, items)))
+
+
+def _who(wears: str) -> str:
+    return "with the adapter" if wears else "the untaught base"
 
 
 def _perplexity(hearing: Hearing, name: str, text: str, wears: str) -> Perplexity:
     label = f"perplexity-{content_hash(name, text)}-{wears or 'bare'}"
-    row = hearing.row(label, lambda: asdict(_worn(hearing, wears, perplexity, text)))
+    stage = f"Reading {name} text: {_who(wears)}"
+    row = hearing.row(label, stage, lambda: asdict(_worn(hearing, wears, perplexity, text)))
     return Perplexity(tuple(row["nats"]), tuple(row["tokens"]))
 
 
@@ -112,9 +117,9 @@ def covered(hearing: Hearing) -> dict[str, Any]:
     asked, kept, seed = hearing.asked, hearing.kept, hearing.asked.seed
     examples = coverage.by_passage(kept.examples())
     facts = coverage.facts(kept.passages, examples, asked.questions, hearing.search, seed=seed)
-    hearing.watch.stage(f"Asking {len(facts)} facts of {len(kept.passages)} passages")
     prompts = [closed(fact.question.text) for fact in facts]
-    said = hearing.row("facts", lambda: [s.text for s in hearing.desk.write(prompts, TAUGHT).said])
+    stage = f"Asking {len(facts)} facts of {len(kept.passages)} passages"
+    said = hearing.row("facts", stage, lambda: [s.text for s in hearing.desk.write(prompts, TAUGHT).said])
     right = [grade(fact.question, text).contains for fact, text in zip(facts, said, strict=True)]
     cut = [coverage.pieces(d, kept.passages, facts, right) for d in kept.documents]
     states = Counter(p.state for document in cut for p in document if p.state != coverage.BETWEEN)
@@ -168,7 +173,6 @@ def citations(hearing: Hearing) -> dict[str, Any]:
     questions, seed = hearing.asked.questions, hearing.asked.seed
     said = [answer.text for answer in hearing.earlier("weights").said]
     graded = [grade(question, text) for question, text in zip(questions, said, strict=True)]
-    hearing.watch.stage("Looking for the sources of the answers")
 
     def found() -> list[dict[str, Any]]:
         reader = SkilledWriter(hearing.engine, LocalWriter(hearing.base))
@@ -176,7 +180,7 @@ def citations(hearing: Hearing) -> dict[str, Any]:
         with hearing.engine.wearing(None):
             return [cited_json(cited) for cited in cite(pairs, hearing.search, reader, seed=seed)]
 
-    rows = hearing.row("citations", found)
+    rows = hearing.row("citations", "Looking for the sources of the answers", found)
     answers = [{**row, "contains": a.contains} for row, a in zip(rows, graded, strict=True)]
     spoken = [row for row, a in zip(answers, graded, strict=True) if told(a.text)]
     of_right = [float(row["supported"]) for row in spoken if row["contains"]]
@@ -223,14 +227,13 @@ def rot(hearing: Hearing) -> dict[str, Any]:
     padding = context_rot.padding_for(needed, hearing.kept.passages, list(hearing.asked.texts.values()), seed=seed)
     told["ended"] = "the window's limit"
     tried = context_rot.lengths(base.window_tokens)
-    for i, length in enumerate([FOCUSED, *tried]):
+    for length in [FOCUSED, *tried]:
         text = context_rot.padded(needed, padding, length, base.count_tokens, seed=seed) if length else None
         if length and text is None:
             told["ended"] = f"{length:,} tokens, for want of text or of room: name more with --general-text"
             continue
         for wears in ["", READ] if READ in hearing.seats else [""]:
             told["rows"].append(_rot_row(hearing, needles, text, length, wears))
-        hearing.watch.progress("lengths", i, len(tried), f"{length:,} tokens")
     beside = [("weights", CLOSED, TAUGHT), ("rag", RAG, "")]
     beside += [("rag_read", RAG, READ)] if READ in hearing.seats else []
     told["beside"] = [_beside(hearing, needles, *each) for each in beside]
@@ -241,9 +244,10 @@ def _rot_row(
     hearing: Hearing, needles: Sequence[Needle], text: str | None, length: int, wears: str
 ) -> dict[str, Any]:
     name = f"full_context{'_read' if wears else ''}"
-    hearing.watch.stage(f"Asking {len(needles)} questions after {length:,} tokens: {name.replace('_', ' ')}")
     row = hearing.row(
-        f"rot-{name}-{length}", lambda: asdict(context_rot.read(hearing.desk, needles, text, length, wears))
+        f"rot-{name}-{length}",
+        f"Asking {len(needles)} questions after {length:,} tokens: {name.replace('_', ' ')}",
+        lambda: asdict(context_rot.read(hearing.desk, needles, text, length, wears)),
     )
     right = share(row["right"], seed=hearing.asked.seed)
     kept = {key: row[key] for key in ("length", "prompt_tokens", "seconds_alone")}
@@ -261,7 +265,8 @@ def _beside(hearing: Hearing, needles: Sequence[Needle], name: str, way: str, we
         answers = hearing.desk.write([prompt], wears)
         return {"prompt_tokens": answers.prompt_tokens, "seconds_alone": answers.seconds}
 
-    return {"system": name, "right": share(right, seed=hearing.asked.seed), **hearing.row(f"rot-{name}", alone)}
+    cost = hearing.row(f"rot-{name}", f"Timing one answer alone: {name}", alone)
+    return {"system": name, "right": share(right, seed=hearing.asked.seed), **cost}
 
 
 PARTS: Mapping[str, Part] = {

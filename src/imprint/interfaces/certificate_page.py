@@ -223,7 +223,7 @@ def _coverage(name: str, part: Mapping[str, Any], made: Certificate) -> list[str
         '<span class="partly">some</span>, <span class="missed">none</span> of what was asked. '
         "A click on an underlined answer shows what taught it.</p>"
     )
-    cards = [_card(i, fact) for i, fact in enumerate(facts)] if shown else []
+    cards = [_card(i, fact) for i, fact in enumerate(facts)]
     return [
         '<h2 id="documents">What of the documents was learnt</h2>', _list(told), key, *shown,
         f'<div class="cards">{"".join(cards)}</div>',

@@ -256,8 +256,8 @@ def ask(
     """Ask a question, answered from the weights alone.
 
     No document is in the prompt. Several adapters are joined with '+': the one that the question is about answers.
-    With --cite the kept documents are searched after the answer, and what is found is read: an answer that no passage
-    bears out is marked.
+    With --cite the kept documents are searched for the answer, and what is found is read: an answer that no
+    passage bears out is marked.
     """
     from imprint.interfaces import tables
     from imprint.interfaces.tables import printable
@@ -333,7 +333,7 @@ def prove(
     ] = None,
     suite: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="A folder of items judged by log-likelihood, before and after; repeatable."),
+        typer.Option(metavar="DIR", help="A folder of items judged by log-likelihood, before and after."),
     ] = None,
     general_text: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A text whose perplexity is taken too; repeatable.")
@@ -368,15 +368,15 @@ def prove(
 ) -> None:
     """Prove what was learnt: the certificate.
 
-    Questions that training never saw are put to the weights and to their rivals: the base without the documents, with
-    all of them in its context, with those that a search finds (RAG), with several searches in turn, and to what joins
-    weights and reading. Besides: what was forgotten, which facts of which passages were learnt and what taught them,
-    whether the documents bear the answers out, and how full context rots as its prompt grows. A page (HTML) and JSON
-    are written.
+    Questions that training never saw are put to the weights and to their rivals: the base without the documents,
+    with all of them in its context, with those that a search finds (RAG), with several searches in turn, and to
+    what joins weights and reading. Besides: what was forgotten, which facts of which passages were learnt and what
+    taught them, whether the documents bear the answers out, and how full context rots as its prompt grows. A page
+    (HTML) and JSON are written.
 
     It takes 10 to 30 minutes on two cores for 40 questions and a few pages of documents; most of it is the reading
-    of long prompts, so `--only none` or `--systems` shorten it, and --quick takes one or two minutes. Killed, the same
-    command goes on where it stopped.
+    of long prompts, so that --only none or --systems shorten it, and --quick takes one or two minutes. Killed, the
+    same command goes on where it stopped.
 
     A questions file holds one JSON object a line: {"question": ..., "answer": ...}; an empty answer means that the
     documents do not tell. The result is kept with the version.
@@ -439,7 +439,7 @@ def _rivals(
     """The rival that was named; its prices are those said, or of the recipe's writer where it is the same model."""
     if address is None:
         if model or window or usd:
-            raise BadInput("--rival-model, --rival-window and --rival-usd need the rival's address: --rival ADDRESS.")
+            raise BadInput("--rival-model, --rival-window and --rival-usd need an address: --rival ADDRESS.")
         return []
     if model is None:
         raise BadInput(f"Which model at {address}? Name it with --rival-model NAME.")
