@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from imprint.base import Base
@@ -126,10 +127,13 @@ class Hearing:
         for begin in range(0, len(texts), step):
             part = texts[begin : begin + step]
             stage = f"Asking {len(part)} questions: {system.says}"
-            made = self.row(f"system-{label}-{begin}", stage, lambda p=part: system.answers(p, self.desk).as_json())
+            made = self.row(f"system-{label}-{begin}", stage, partial(self._ask, system, part))
             total += answers_from_json(made)
         return total
 
     def earlier(self, name: str) -> Answers:
         """What the system of that name says."""
         return self.answers(next(system for system in SYSTEMS if system.name == name))
+
+    def _ask(self, system: System, texts: Sequence[str]) -> dict[str, Any]:
+        return system.answers(texts, self.desk).as_json()

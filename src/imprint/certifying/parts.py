@@ -126,7 +126,7 @@ def covered(hearing: Hearing) -> dict[str, Any]:
     documents: list[dict[str, Any]] = []
     for document, pieces in zip(kept.documents, cut, strict=True):
         if sum(len(d["text"]) for d in documents) + len(document.text) <= _SHOWN_CHARACTERS:
-            shown = {"source": document.source, "title": document.title, "text": document.text}
+            shown = {"id": document.id, "source": document.source, "title": document.title, "text": document.text}
             documents.append(shown | {"pieces": [asdict(piece) for piece in pieces]})
 
     def told_of(trained: bool) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def sentences(made: Certificate) -> list[str]:
     if weights and weights.right["n"]:
         told.append(f"Closed book, the weights answer {in_words(weights.right)} of the questions rightly.")
     asked = {key: s for key, s in made.systems.items() if s.right["n"]}
-    if len(asked) > 1:
-        best = max(asked, key=lambda key: asked[key].right["value"])
+    best = max(asked, key=lambda key: asked[key].right["value"], default="")
+    if len(asked) > 1 and asked[best].right["value"]:
         told.append(f"Of all {len(asked)} systems, most right: {asked[best].says}, {in_words(asked[best].right)}.")
     for d in made.differences:
         if d["one"] == "weights" and d["p_holm"] is not None and d["p_holm"] < 0.05:

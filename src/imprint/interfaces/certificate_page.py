@@ -38,6 +38,7 @@ svg .c4 { stroke: var(--soft); fill: var(--soft) } svg path { fill: none !import
 .cards .close { float: right }
 blockquote { border-left: 3px solid var(--line); margin: .4rem 0; padding-left: .7rem }
 td.wide, .answers td { white-space: normal; text-align: left; min-width: 8rem } a { color: var(--mark) }
+td small { white-space: normal; max-width: 16rem } .answers td small { max-width: none }
 details { margin: .6rem 0 } summary { cursor: pointer }
 """
 
@@ -223,7 +224,12 @@ def _coverage(name: str, part: Mapping[str, Any], made: Certificate) -> list[str
         '<span class="partly">some</span>, <span class="missed">none</span> of what was asked. '
         "A click on an underlined answer shows what taught it.</p>"
     )
-    cards = [_card(i, fact) for i, fact in enumerate(facts)]
+    passages = {
+        f"{document['id']}:{piece['start']}-{piece['end']}": document["text"][piece["start"] : piece["end"]]
+        for document in part.get("documents", ())
+        for piece in document["pieces"]
+    }
+    cards = [_card(i, fact, passages.get(fact["passage"], "")) for i, fact in enumerate(facts)]
     return [
         '<h2 id="documents">What of the documents was learnt</h2>', _list(told), key, *shown,
         f'<div class="cards">{"".join(cards)}</div>',
@@ -260,7 +266,8 @@ def _link(place: int, fact: Mapping[str, Any], shown: str) -> str:
     return f'<a class="{look}" href="#fact-{place}" title="{_text(fact["question"])}">{_text(shown)}</a>'
 
 
-def _card(place: int, fact: Mapping[str, Any]) -> str:
+def _card(place: int, fact: Mapping[str, Any], passage: str) -> str:
+    """What was asked and said, and what taught it."""
     taught = "".join(
         f"<blockquote>{'<br>'.join(_text(t['text']) for t in e['turns'])}"
         f'<br><small class="soft">{_text(e["generator"])} by {_text(e["writer"] or "rule")}</small></blockquote>'
@@ -272,9 +279,9 @@ def _card(place: int, fact: Mapping[str, Any]) -> str:
         f'<section id="fact-{place}"><a class="close" href="#documents">close</a>'
         f"<p><b>{_text(fact['question'])}</b> <span class='soft'>({kind})</span><br>"
         f"weights: {mark} {_text(fact['answer'])}<br>right: {_text(' / '.join(fact['right']))}</p>"
-        f"<p>Taught by passage <code>{_text(fact['passage'])}</code>"
-        f"{', and these examples of it:' if taught else '; no example of it tells the answer.'}</p>"
-        f"{taught}</section>"
+        f"<p>Taught by {'these examples' if taught else 'no example that tells the answer'}</p>{taught}"
+        f"<p>of passage <code>{_text(fact['passage'])}</code></p>"
+        f"<blockquote>{_text(passage)}</blockquote></section>"
     )
 
 
