@@ -71,7 +71,7 @@ def certify(
         n=sum(bool(question.answers) for question in asked.questions),
         systems=systems,
         differences=certificate.differences(systems, _pairs(systems), seed=asked.seed),
-        parts=found,
+        parts=certificate.jsonable(found),
         notes=_notes(hearing, wanted, there),
         seed=asked.seed,
     )

@@ -35,8 +35,6 @@ _EXCERPT = 400
 class Part:
     """One part of a certificate."""
 
-    says: str
-    """What it measures, in a few words."""
     measure: Callable[[Hearing], dict[str, Any]]
     needs_documents: bool = True
 
@@ -219,19 +217,18 @@ def cited_json(cited: Cited) -> dict[str, Any]:
 def rot(hearing: Hearing) -> dict[str, Any]:
     """Full context as its prompt grows, as the base is and with the skill `read`, beside weights and RAG."""
     base, seed = hearing.base, hearing.asked.seed
-    needles = context_rot.needles(hearing.asked.questions, hearing.search, seed=seed)
+    needles = context_rot.needles(hearing.asked.questions, hearing.search, base.count_tokens, seed=seed)
     told: dict[str, Any] = {"questions": len(needles), "rows": [], "beside": []}
     if not needles:
         return told | {"ended": "No question's answer was found in a passage, so that nothing could be padded."}
     needed = list({n.passage.id: n.passage for n in needles}.values())
     padding = context_rot.padding_for(needed, hearing.kept.passages, list(hearing.asked.texts.values()), seed=seed)
     told["ended"] = "the window's limit"
-    tried = context_rot.lengths(base.window_tokens)
-    for length in [FOCUSED, *tried]:
+    for length in [FOCUSED, *context_rot.lengths(base.window_tokens)]:
         text = context_rot.padded(needed, padding, length, base.count_tokens, seed=seed) if length else None
         if length and text is None:
-            told["ended"] = f"{length:,} tokens, for want of text or of room: name more with --general-text"
-            continue
+            told["ended"] = f"less than {length:,} tokens, for want of text: name more with --general-text"
+            break
         for wears in ["", READ] if READ in hearing.seats else [""]:
             told["rows"].append(_rot_row(hearing, needles, text, length, wears))
     beside = [("weights", CLOSED, TAUGHT), ("rag", RAG, "")]
@@ -270,9 +267,9 @@ def _beside(hearing: Hearing, needles: Sequence[Needle], name: str, way: str, we
 
 
 PARTS: Mapping[str, Part] = {
-    "forgotten": Part("what was forgotten, and what is spoken of unasked", forgotten, needs_documents=False),
-    "coverage": Part("which facts of which passages the weights can tell, and what taught them", covered),
-    "citations": Part("whether the documents bear out what the weights answer", citations),
-    "context_rot": Part("full context as the prompt grows", rot),
+    "forgotten": Part(forgotten, needs_documents=False),
+    "coverage": Part(covered),
+    "citations": Part(citations),
+    "context_rot": Part(rot),
 }
 """By name, in the order in which they are measured and shown. Others' parts go here: leaks, judge, confidence."""

@@ -22,8 +22,10 @@ from imprint.types import Passage
 FOCUSED = 0
 """The length of a row that was asked after the needed passage alone."""
 SHORTEST = 1024
-_QUESTIONS, _PASSAGES = 24, 6
-"""Questions asked at each length, and passages that they need: the shortest text must hold these."""
+_QUESTIONS = 24
+"""Questions asked at each length."""
+_NEEDED = 0.8
+"""Share of the shortest text that may be passages which the questions need."""
 _BESIDE = 256
 """Tokens left for the question and the template."""
 
@@ -49,8 +51,10 @@ class Read:
     """Of one answer, asked by itself."""
 
 
-def needles(questions: Sequence[Question], search: Search, *, seed: int) -> list[Needle]:
-    """Questions whose passage is known: a right answer stands in one that a search for both finds."""
+def needles(
+    questions: Sequence[Question], search: Search, count_tokens: Callable[[str], int], *, seed: int
+) -> list[Needle]:
+    """Questions whose passage is known, of as few passages as the shortest text holds."""
     by_passage: dict[str, list[Needle]] = {}
     for question in questions:
         passage = passage_of(question, search)
@@ -59,7 +63,14 @@ def needles(questions: Sequence[Question], search: Search, *, seed: int) -> list
     groups = list(by_passage.values())
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)  # several questions about one passage share what is read
-    return [needle for group in groups[:_PASSAGES] for needle in group][:_QUESTIONS]
+    found: list[Needle] = []
+    room = _NEEDED * SHORTEST
+    for group in groups:
+        tokens = count_tokens(group[0].passage.text)
+        if tokens <= room:
+            found += group
+            room -= tokens
+    return found[:_QUESTIONS]
 
 
 def passage_of(question: Question, search: Search) -> Passage | None:

@@ -24,6 +24,8 @@ from imprint.writers.local import LocalWriter
 
 TAUGHT, READ, RAW_TEXT = "taught", "read", "raw_text"
 """Names of the adapters that may be worn: the one that is proved, the skill, the naive rival's."""
+_LONG = 2048
+"""Tokens of a prompt from which on a CPU more are held at once, so that what prompts share is read for several."""
 CLOSED, FULL_CONTEXT, RAG = "closed", "full_context", "rag"
 """Ways to ask: the question alone, after all documents, after what a search finds."""
 
@@ -93,15 +95,16 @@ class Desk:
     def write(self, prompts: Sequence[Prompt], wears: str = "") -> Answers:
         """What the base, wearing this adapter, answers."""
         base = self.engine.base
-        writer = LocalWriter(base, batch_tokens=60_000 if base.device.name == "cpu" else None)
+        lengths = [len(base.prompt_ids(p.turns)) for p in prompts]
+        many = base.device.name == "cpu" and max(lengths, default=0) > _LONG
+        writer = LocalWriter(base, batch_tokens=60_000 if many else None)
         writer.progress = lambda done, n, rate: self.watch.progress("answers", done, n, f"{rate:.0f} tokens/s")
         began = time.monotonic()
         with self.engine.wearing(self.seats[wears] if wears else None):
             texts = writer.write(prompts, seed=self.seed)
         seconds = time.monotonic() - began
         said = tuple(Said(text.text, certainty(text)) for text in texts)
-        read = sum(len(base.prompt_ids(p.turns)) for p in prompts)
-        return Answers(said, seconds, read, sum(len(text.ids or ()) for text in texts))
+        return Answers(said, seconds, sum(lengths), sum(len(text.ids or ()) for text in texts))
 
     def likelihoods(self, prompts: Sequence[Prompt], texts: Sequence[str], wears: str = "") -> list[float]:
         """How likely the base, wearing this adapter, finds each text as the answer."""

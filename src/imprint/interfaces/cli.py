@@ -374,9 +374,9 @@ def prove(
     taught them, whether the documents bear the answers out, and how full context rots as its prompt grows. A page
     (HTML) and JSON are written.
 
-    It takes 10 to 30 minutes on two cores for 40 questions and a few pages of documents; most of it is the reading
-    of long prompts, so that --only none or --systems shorten it, and --quick takes one or two minutes. Killed, the
-    same command goes on where it stopped.
+    Most of the time goes into the reading of long prompts: for 40 questions and a window of 8,000 tokens think of a
+    quarter of an hour on two cores. --systems and --only shorten it; --quick is the short proof of a minute or two.
+    Killed, the same command goes on where it stopped.
 
     A questions file holds one JSON object a line: {"question": ..., "answer": ...}; an empty answer means that the
     documents do not tell. The result is kept with the version.
