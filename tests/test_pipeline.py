@@ -149,7 +149,7 @@ def test_a_certificate_is_kept_with_its_version_and_nothing_is_asked_twice(
     made = taught.certify(examined=examined)
     assert (list(made.systems), made.n) == (["weights", "rag"], 1)
     assert made.parts["coverage"]["documents"][0]["title"] == "Kestrel tents"
-    assert made.parts["coverage"]["trained"]["n"] > 0
+    assert made.parts["coverage"]["held_out"]["n"] == 1
     kept = [report for report in Registry(cpu).reports(taught.version) if report.name == "certificate"]
     assert [report.details for report in kept] == [made.report().details]
     again = Stages()
