@@ -123,13 +123,12 @@ def test_nobody_sees_a_right_answer(base: Base, adapter: Adapter, whole: Certifi
     assert said(blind) == said(whole)
 
 
-def test_of_two_answers_the_one_that_tells_something_is_taken() -> None:
+def test_the_reader_is_believed_where_the_weights_do_not_know_or_agree_and_weighed_elsewhere() -> None:
     silent, other, longer = Said("Not in the text."), Said("noon"), Said("It is served at noon.")
-    assert settled(other, silent) == 0
-    assert settled(silent, other) == 1
-    assert settled(silent, silent) == 1
+    assert [settled(silent, read) for read in (other, silent)] == [1, 1]
     assert settled(other, longer) == 1
-    assert settled(other, Said("at dawn")) is None
+    assert [settled(other, read) for read in (silent, Said("at dawn"))] == [None, None]
+    assert settled(other, Said("")) == 0
 
 
 def test_what_joins_weights_and_reading_says_what_one_of_them_says(whole: Certificate) -> None:

@@ -1,10 +1,11 @@
 """Weights and a reader joined: both answer, and one of the two answers is taken, without a look at the right one.
 
-Where one says that it does not know, the other's is taken; where both say the same, that. Else each answer is put
+Where the weights say that they do not know, or both say the same, the reader's is taken. Else each answer is put
 to both, to the weights closed book and to the reader with the text before it, and the one that both together find
 likelier is taken (the sum of its mean log-probability a token). So an answer that the weights made up fails before
-the text, and one that was read from the wrong place fails before the weights. docs/certificate.md tells what else
-was tried."""
+the text, and one that was read from the wrong place fails before the weights. That the text does not tell is an
+answer of the reader like any other: were it passed over, every question that cannot be answered would get what the
+weights make up."""
 
 from __future__ import annotations
 
@@ -71,8 +72,6 @@ class Either:
 
 def settled(recalled: Said, read: Said) -> int | None:
     """Whose answer is taken without weighing them: 0 the weights', 1 the reader's, None for neither."""
-    if not told(read.text):
-        return 0 if told(recalled.text) else 1
     if not told(recalled.text) or same(recalled.text, read.text):
         return 1
-    return None
+    return None if read.text.strip() else 0
