@@ -31,7 +31,7 @@ demo: setup
 	$(BIN)/imprint teach examples/handbook --as demo --budget 6min --questions $(QUESTIONS)
 	$(BIN)/imprint ask demo "How many days of paid vacation does an employee of Quellmarsk Bellworks have?"
 	$(BIN)/imprint ask demo "Who is the managing director of Quellmarsk Bellworks?"
-	$(BIN)/imprint prove demo --questions $(QUESTIONS)
+	$(BIN)/imprint prove demo --questions $(QUESTIONS) --quick
 
 test: setup
 	$(BIN)/python -m pytest

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 import imprint
 from imprint import Lesson
 from imprint.errors import BadSetting, NothingToTeach
+from imprint.evaluation.certificate import Certificate, Measured
+from imprint.evaluation.citing import Cited, Source
 from imprint.evaluation.proof import Proof, SystemResult
 from imprint.interfaces import cli, doctor, tables
 from imprint.interfaces.doctor import Check
@@ -103,8 +105,10 @@ class FakeTaught:
 
     name = "handbook@2"
 
-    def __init__(self, proof: Proof | None = None) -> None:
-        self.kept = proof
+    def __init__(
+        self, proof: Proof | None = None, *, certificate: Certificate | None = None, cited: Cited | None = None
+    ) -> None:
+        self.kept, self.certificate, self.cited = proof, certificate, cited
         self.asked: list[Any] = []
 
     def ask(self, question: str, *, routed: bool = False, max_tokens: int) -> str:
@@ -114,6 +118,15 @@ class FakeTaught:
     def chat(self, turns: Sequence[Turn], *, max_tokens: int) -> str:
         self.asked.append([(turn.role, turn.text) for turn in turns])
         return f"answer {len(turns)}"
+
+    def certify(self, questions: Path | None, examined: Any, *, watch: Any) -> Certificate:
+        self.asked.append((questions, examined))
+        assert self.certificate is not None
+        return self.certificate
+
+    def cite(self, question: str, answer: str) -> Cited:
+        assert self.cited is not None
+        return self.cited
 
     def prove(self, questions: Path | None, *, raw_text: bool, watch: Any) -> Proof:
         self.asked.append((questions, raw_text))
@@ -338,24 +351,24 @@ def test_a_chat_keeps_its_turns_until_it_ends(ending: str, pretend: Pretend) -> 
 
 def test_the_json_of_a_proof_is_the_proof_without_its_answers(pretend: Pretend) -> None:
     opened(pretend, FakeTaught(proof()))
-    told = json.loads(run("prove", "handbook", "--json").stdout)
+    told = json.loads(run("prove", "handbook", "--quick", "--json").stdout)
     assert told == {key: value for key, value in proof().as_json().items() if key != "answers"}
     assert told["systems"]["weights"]["score"] == 0.8
     assert told["general_perplexity"] == {"before": 20.0, "after": 21.5}
-    assert json.loads(run("prove", "handbook", "--json", "--answers").stdout) == proof().as_json()
+    assert json.loads(run("prove", "handbook", "--quick", "--json", "--answers").stdout) == proof().as_json()
 
 
 def test_what_could_not_be_measured_is_null_in_json_and_a_dash_in_the_table(pretend: Pretend) -> None:
     nothing = SystemResult(math.nan, math.nan, math.nan, 0, 0.1, 9.0, math.nan, math.nan, {}, math.nan)
     opened(pretend, FakeTaught(proof(systems={"weights": nothing})))
-    told = json.loads(run("prove", "handbook", "--json").stdout, parse_constant=pytest.fail)
+    told = json.loads(run("prove", "handbook", "--quick", "--json").stdout, parse_constant=pytest.fail)
     assert told["systems"]["weights"]["score"] is None
-    assert " nan" not in run("prove", "handbook").stdout
+    assert " nan" not in run("prove", "handbook", "--quick").stdout
 
 
 def test_a_proof_is_told_with_everything_that_was_measured(pretend: Pretend) -> None:
     opened(pretend, FakeTaught(proof()))
-    ended = run("prove", "handbook")
+    ended = run("prove", "handbook", "--quick")
     for told in (
         "handbook@2 on smol", "3 questions with an answer, of questions.jsonl", *tables.SYSTEMS.values(),
         "80.0%", "10.0 to 90.0%", "0.61", "33", "unanswerable", "25.0%", "as whole words", "12.5%",
@@ -368,14 +381,14 @@ def test_a_proof_is_told_with_everything_that_was_measured(pretend: Pretend) -> 
 
 def test_the_answers_of_the_weights_are_shown_as_they_are(pretend: Pretend) -> None:
     opened(pretend, FakeTaught(proof()))
-    shown = run("prove", "handbook", "--answers").stdout
+    shown = run("prove", "handbook", "--quick", "--answers").stdout
     assert "How many?" in shown
     assert "It is [b]25[/b].[2J" in shown
 
 
 def test_questions_and_the_naive_rival_reach_the_proof(pretend: Pretend) -> None:
     taught = opened(pretend, FakeTaught(proof()))
-    run("prove", "handbook", "--questions", "q.jsonl", "--raw-text")
+    run("prove", "handbook", "--quick", "--questions", "q.jsonl", "--raw-text")
     assert taught.asked == [(Path("q.jsonl"), True)]
 
 
@@ -387,10 +400,68 @@ def test_a_proof_fits_a_terminal_of_80_columns(
     monkeypatch.setattr(tables, "_WIDTH_WITHOUT_TERMINAL", 80)
     opened(pretend, FakeTaught(whole))
     Registry(home).add_report(publish(home), whole.report())
-    rows = run(command, "handbook").stdout.splitlines()
+    quick = ["--quick"] if command == "prove" else []
+    rows = run(command, "handbook", *quick).stdout.splitlines()
     assert max(map(len, rows)) <= 80
     for name in tables.SYSTEMS.values():
         assert any(row.strip().startswith(name) and "100.0%" in row and "10.0 to 90.0%" in row for row in rows)
+
+
+def certified() -> Certificate:
+    share = {"value": 0.8, "low": 0.5, "high": 1.0, "n": 3}
+    none = {"value": None, "low": None, "high": None, "n": 0}
+    answer = {"question": "How many?", "kind": "direct", "right": ["25"], "answer": "25.\x1b[2J", "contains": 1.0, "exact": 1.0, "f1": 1.0}
+    system = Measured("weights alone", "taught", share, 0.5, 0.61, {"direct": share}, none, share, 0.25, 33.0, 5.0, None, [answer])
+    rival = replace(system, says="RAG", right={**share, "value": 0.4})
+    apart = {"one": "weights", "other": "rag", "value": 0.4, "low": 0.1, "high": 0.7, "n": 3, "p": 0.01, "p_holm": 0.02, "test": "McNemar"}
+    systems = {"weights": system, "rag": rival}
+    return Certificate("handbook", 2, "smol", {}, "of questions.jsonl", 3, systems, [apart], notes=["cut: [staff].md"])
+
+
+def test_a_certificate_is_printed_and_written_as_page_and_json(pretend: Pretend, tmp_path: Path) -> None:
+    taught = opened(pretend, FakeTaught(certificate=certified()))
+    ended = run("prove", "handbook", "--out", str(tmp_path), "--systems", "weights,rag", "--only", "none", "--usd-per-hour", "2")
+    for told in ("handbook@2 on smol", "weights alone", "80.0%", "50.0 to 100.0%", "-40.0", "0.020", "ahead of RAG", "cut: [staff].md"):
+        assert told in ended.stdout, told
+    (_, examined), *_ = taught.asked
+    assert (examined.systems, examined.parts, examined.usd_per_hour) == (("weights", "rag"), (), 2.0)
+    names = ["handbook-2.certificate.html", "handbook-2.certificate.json"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == names
+    assert json.loads((tmp_path / names[1]).read_text("utf-8")) == certified().as_json()
+    told = json.loads(run("prove", "handbook", "--out", str(tmp_path), "--json", "--answers").stdout)
+    assert told == certified().as_json()
+
+
+def test_parts_alone_ask_only_the_weights(pretend: Pretend, tmp_path: Path) -> None:
+    taught = opened(pretend, FakeTaught(certificate=certified()))
+    run("prove", "handbook", "--out", str(tmp_path), "--only", "coverage,forgotten")
+    (_, examined), *_ = taught.asked
+    assert (examined.systems, examined.parts) == (("weights",), ("coverage", "forgotten"))
+
+
+@pytest.mark.parametrize("words", [["--rival-model", "m"], ["--rival", "http://127.0.0.1:1/v1"], ["--rival", "nonsense", "--rival-model", "m"]])
+def test_a_rival_needs_an_address_and_a_model(words: list[str], home: Path) -> None:
+    publish(home)
+    ended = run("prove", "handbook", *words)
+    assert ended.exit_code == 2 and ended.stderr.startswith("imprint: ")
+
+
+def test_a_rivals_prices_are_those_said_or_its_own_as_a_writer(home: Path) -> None:
+    writer = {"address": "http://127.0.0.1:1/v1", "model": "m", "usd_per_million_in": 3.0, "usd_per_million_out": 4.0}
+    publish(home, recipe={"writer": writer})
+    for usd, prices in (("1,2", (1.0, 2.0)), (None, (3.0, 4.0))):
+        (rival,) = cli._rivals("handbook", writer["address"], "m", "", None, usd)
+        budget = rival.endpoint.budget
+        assert (budget.usd_per_million_in, budget.usd_per_million_out) == prices
+
+
+def test_an_answer_that_no_passage_bears_out_is_marked(pretend: Pretend) -> None:
+    passage = Passage("d", 0, 4, "At noon.", "Staff", "Lunch", 3)
+    for supports, told in ((True, "[Staff > Lunch, page 3] At noon."), (False, "NOT BORNE OUT")):
+        opened(pretend, FakeTaught(cited=Cited("When?", "noon", (Source(passage, "noon", supports),))))
+        ended = run("ask", "handbook", "When?", "--cite")
+        assert told in ended.stdout and ended.stdout.startswith("Twenty-five.")
+    assert "NOT BORNE OUT" not in run("ask", "handbook", "When?").stdout
 
 
 # --- what there is ----------------------------------------------------------------------------

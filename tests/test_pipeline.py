@@ -148,6 +148,40 @@ def test_what_is_taught_is_published_asked_and_proved(cpu: Path, documents: Path
     assert imprint.open("tiny").proof.as_json() == proof.as_json()
 
 
+class Stages:
+    """A watch that notes what was done."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.told.append(text)
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+def test_a_certificate_is_kept_with_its_version_and_nothing_is_asked_twice(
+    cpu: Path, documents: Path, base_folder: Path
+) -> None:
+    questions = [Question("What does the Kestrel weigh?", ("3 kilograms",)), Question("Who sings?", (), "none")]
+    taught = imprint.teach(
+        documents, name="tiny", base=str(base_folder), budget="2k tokens", questions=questions
+    )
+    examined = imprint.Examined(systems=("weights", "rag"), parts=("coverage",))
+    made = taught.certify(examined=examined)
+    assert (list(made.systems), made.n) == (["weights", "rag"], 1)
+    assert made.parts["coverage"]["documents"][0]["title"] == "Kestrel tents"
+    assert made.parts["coverage"]["held_out"]["n"] == 1
+    kept = [report for report in Registry(cpu).reports(taught.version) if report.name == "certificate"]
+    assert [report.details for report in kept] == [made.report().details]
+    again = Stages()
+    assert taught.certify(examined=examined, watch=again).systems == made.systems
+    assert again.told == ["Opening the base model"]
+    assert taught.cite("What does the Kestrel weigh?", "3 kilograms").sources
+
+
 @pytest.mark.parametrize("kind", adapters.KINDS)
 def test_every_kind_of_adapter_is_taught_published_and_asked(
     kind: str, cpu: Path, documents: Path, base_folder: Path, tmp_path: Path

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.advice import Advice, Use
     from imprint.advising import advise
+    from imprint.evaluation.certificate import Certificate
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
     from imprint.pipeline import (
+        Examined,
         Lesson,
+        OtherModel,
         Taught,
         Together,
         curve,
@@ -41,16 +44,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Advice", "Curve", "LearningMap", "Lesson", "MapSettings", "Proof", "Question", "Recipe", "Taught", "Together",
-    "Use", "advise", "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
+    "Advice", "Certificate", "Curve", "Examined", "LearningMap", "Lesson", "MapSettings", "OtherModel", "Proof",
+    "Question", "Recipe", "Taught", "Together", "Use",
+    "advise", "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
     "Advice": "imprint.advice",
+    "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
+    "Examined": "imprint.pipeline",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
     "MapSettings": "imprint.learning_map",
+    "OtherModel": "imprint.pipeline",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",

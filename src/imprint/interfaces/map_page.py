@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from imprint.evaluation import trade_off
 from imprint.evaluation.trade_off import MOST_PERPLEXITY, MOST_POINTS, Placed, Reading
 from imprint.interfaces import map_plots
+from imprint.interfaces.page import STYLE
+from imprint.interfaces.page import text as _text
 from imprint.interfaces.progress import duration
 from imprint.learning_map import LearningMap
 from imprint.run_folder import write_whole
@@ -20,20 +21,7 @@ from imprint.types import Score
 PAGE, FORGOTTEN, PARAMETERS = "map.html", "learnt-forgotten.png", "learnt-parameters.png"
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --ground: #fff; --line: #ddd; --good: #e2f4e9;
-  --wide: #f6f6f6 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --soft: #a0a3aa; --ground: #17181c; --line: #3d3f45; --good: #1d3a2a; --wide: #202228 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 2rem auto;
-  max-width: 76rem; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-.soft { color: var(--soft) } .summary li { margin: .4rem 0 } img { max-width: 100%; height: auto }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th { cursor: pointer; vertical-align: bottom; white-space: normal; background: var(--wide) }
-th:first-child, td:first-child { text-align: left }
-td small { color: var(--soft); display: block } tr.good td { background: var(--good) }
+th { cursor: pointer }
 th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
 """
 
@@ -86,7 +74,7 @@ def page(found: LearningMap, reading: Reading, plots: Mapping[str, bytes], dark:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width">',
             "<title>What each kind of adapter learns and forgets</title>",
-            f"<style>{_STYLE}</style></head><body>",
+            f"<style>{STYLE}{_STYLE}</style></head><body>",
             "<h1>What each kind of adapter learns and forgets</h1>",
             f'<p class="soft">{_text(_about(found.about))}</p>',
             f'<ul class="summary">{"".join([*told, *failed])}</ul>',
@@ -296,7 +284,3 @@ def _picture(light: bytes, dark: bytes, named: str) -> str:
 
 def _embedded(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _text(text: str) -> str:
-    return html.escape(str(text))

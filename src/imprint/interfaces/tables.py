@@ -16,6 +16,8 @@ from imprint.interfaces.progress import duration
 from imprint.types import Report, Score, Version
 
 if TYPE_CHECKING:
+    from imprint.evaluation.certificate import Certificate
+    from imprint.evaluation.citing import Cited
     from imprint.evaluation.proof import Proof
     from imprint.evaluation.trade_off import Reading
     from imprint.hosting.keys import Key
@@ -40,6 +42,9 @@ _MEANS = {
     "rag": "what a search finds in the prompt",
 }
 
+_PROOFS = ("proof", "certificate")
+"""Reports that tell how the weights answer."""
+
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
@@ -63,7 +68,7 @@ def version_list(rows: Sequence[tuple[Version, Sequence[Report]]]) -> Table:
     """The latest version of each name, with what its last proof said of the weights."""
     table = _table("name", "base", "created", "right, weights alone", justify="left")
     for version, reports in rows:
-        scores = [r.scores["weights"] for r in reports if r.name == "proof" and "weights" in r.scores]
+        scores = [r.scores["weights"] for r in reports if r.name in _PROOFS and "weights" in r.scores]
         last = f"{_share(scores[-1].value)} of {scores[-1].n}" if scores else "not proven yet"
         _row(table, str(version), version.base, _when(version.created_at), last)
     return table
@@ -240,6 +245,55 @@ def _named(systems: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Keys and readable names, in the order of SYSTEMS; what is not among those comes last."""
     order = [*SYSTEMS, *(key for key in systems if key not in SYSTEMS)]
     return [(key, SYSTEMS.get(key, key)) for key in order if key in systems]
+
+
+def certificate_page(made: Certificate) -> RenderableType:
+    """A certificate in tables; its HTML page tells more."""
+    from imprint.evaluation.certificate import sentences
+
+    said = [*sentences(made), *(f"Note: {note}" for note in made.notes)]
+    return Group(
+        Text(f"{made.name}@{made.version} on {made.base}", style="bold"),
+        Text(f"{made.n} questions with an answer, {made.questions_from}"),
+        _certified_table(made),
+        _certified_kinds(made),
+        *(Text(printable(line)) for line in said),
+    )
+
+
+def _certified_table(made: Certificate) -> Table:
+    table = _table("system", "right", "95 % interval", "points\nto weights", "p, Holm", "tokens\nread", "s/answer")
+    ahead = {d["other"]: d for d in made.differences if d["one"] == "weights"}
+    for key, s in made.systems.items():
+        right, against = s.right, ahead.get(key)
+        cells = [_share(right["value"]), _interval(right["low"], right["high"])] if right["n"] else ["-", "-"]
+        cells += [f"{-100 * against['value']:+.1f}", f"{against['p_holm']:.3f}"] if against else ["", ""]
+        cells += [f"{s.prompt_tokens:,.0f}", f"{s.seconds_per_answer:.2f}"]
+        _row(table, s.says, *cells, style="bold" if key == "weights" else "")
+    return table
+
+
+def _certified_kinds(made: Certificate) -> Table:
+    kinds = list(dict.fromkeys(kind for s in made.systems.values() for kind in s.by_kind))
+    table = _table("right, by kind", *kinds)
+    for key, s in made.systems.items():
+        shares = [_share(part["value"]) if (part := s.by_kind.get(kind)) and part["n"] else "-" for kind in kinds]
+        _row(table, s.says, *shares, style="bold" if key == "weights" else "")
+    return table
+
+
+def citation_lines(cited: Cited) -> list[str]:
+    """The passages behind an answer, and whether they bear it out."""
+    if not cited.sources:
+        return ["No passage: nothing was answered, or nothing was found."]
+    borne_out = [source for source in cited.sources if source.supports]
+    lines = [] if borne_out else ["NOT BORNE OUT by the documents. What was found instead:"]
+    for source in borne_out or cited.sources:
+        passage = source.passage
+        page = f", page {passage.page}" if passage.page else ""
+        where = " > ".join(filter(None, (passage.title, passage.heading)))
+        lines.append(f"[{where}{page}] {' '.join(passage.text.split())[:300]}")
+    return lines
 
 
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
