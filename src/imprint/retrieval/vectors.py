@@ -1,6 +1,6 @@
 """Passages found by meaning: every vector is compared, so that the nearest are found and not nearly the nearest.
 
-100,000 vectors of 384 numbers are 154 MB, which a core reads in hundredths of a second (docs/retrieval.md).
+100,000 vectors of 384 numbers are 154 MB, which a core reads in 6 ms (docs/retrieval.md).
 
 Shape key: S stretches of text, P passages, D width."""
 
