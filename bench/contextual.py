@@ -5,12 +5,13 @@
     python bench/contextual.py choose       settings compared on the twins that are not reported
     python bench/contextual.py tell         what the two files say; nothing is measured
 
-Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The first
-pair of each kind was looked at to choose settings; the reported corpora hold the other pairs only. right twin: the share
-of questions whose document comes before its twin. repaired: the same of those questions that the plain embedder gets
-wrong. cosine: between twins, the mean. Intervals are Wilson's for shares and bootstraps for means, 95 %; `difference`
-is paired, question by question. `others` searches other sets by meaning alone, plain and contextual, and takes the
-paired differences. Rows that are in the --json file are not measured again; vectors are kept in --cache."""
+Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The
+first pair of each kind was looked at to choose settings; the reported corpora hold the other pairs only. right
+twin: the share of questions whose document comes before its twin. repaired: the same of those questions that the
+plain embedder gets wrong. cosine: between twins, the mean. Intervals are Wilson's for shares and bootstraps for
+means, 95 %; `difference` is paired, question by question. `others` searches other sets by meaning alone, plain and
+contextual, and takes the paired differences. Rows that are in the --json file are not measured again; vectors are
+kept in --cache."""
 
 from __future__ import annotations
 
@@ -171,7 +172,12 @@ def others(options: argparse.Namespace, embedder: Any, results: Results) -> None
                 found = [index.search(asked.text, k=DEPTH) for asked in each.questions]
             values[way] = scores(found, each.questions)
         groups = len(seen.lens.twins.groups) if seen.lens.twins else 0
-        row: Row = {"set": name, "passages": len(each.passages), "n": len(each.questions), "groups of twins": groups}
+        row: Row = {
+            "set": name,
+            "passages": len(each.passages),
+            "n": len(each.questions),
+            "groups of twins": groups,
+        }
         for measure, before in values["plain"].items():
             gained = np.subtract(values["contextual"][measure], before)
             row[f"{measure}, plain"] = statistics.mean(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +9,11 @@ import pytest
 
 from imprint.errors import BadSetting
 from imprint.retrieval import Index, VectorCache
-from imprint.retrieval.contextual import Context, ContextualEmbedder, look, unit
+from imprint.retrieval.contextual import Context, ContextualEmbedder, look
 from imprint.types import Embedder, Passage, content_hash
+from word_embedder import WordEmbedder
 
 SUBJECTS = "fees loss refunds points limits travel children meals seats delays".split()
-
-
-class Words:
-    """An embedder that adds up a random vector for each word: what twins share drowns what they do not."""
-
-    name, width = "words", 256
-
-    def stretches(self, text: str, *, head: str = "") -> list[str]:
-        return [f"{head}\n{text}" if head else text]
-
-    def embed(self, texts: Sequence[str], *, told: Callable[[int, int], None] | None = None) -> np.ndarray:
-        rows = [np.sum([self._word(word) for word in text.lower().split()], axis=0) for text in texts]
-        return unit(np.array(rows, np.float32).reshape(-1, self.width))
-
-    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
-        return self.embed(questions)
-
-    def _word(self, word: str) -> np.ndarray:
-        return np.random.default_rng(int(content_hash(word), 16)).standard_normal(self.width)
 
 
 def passage(text: str) -> Passage:
@@ -51,7 +32,7 @@ QUESTIONS = [f"what about {subject}1 of {owner}" for subject in SUBJECTS for own
 
 @pytest.fixture(scope="module")
 def seen() -> ContextualEmbedder:
-    return ContextualEmbedder(Words(), TWINS)
+    return ContextualEmbedder(WordEmbedder(), TWINS)
 
 
 def test_it_is_an_embedder_of_unit_vectors_of_the_width_told(seen: ContextualEmbedder) -> None:
@@ -62,14 +43,14 @@ def test_it_is_an_embedder_of_unit_vectors_of_the_width_told(seen: ContextualEmb
 
 
 def test_twins_are_further_apart_than_before(seen: ContextualEmbedder) -> None:
-    before, after = (e.embed([p.text for p in TWINS]) for e in (Words(), seen))
+    before, after = (e.embed([p.text for p in TWINS]) for e in (WordEmbedder(), seen))
     cosines = [np.sum(vectors[::2] * vectors[1::2], axis=1) for vectors in (before, after)]
     assert (cosines[1] < cosines[0] - 0.1).all()
 
 
 def test_more_questions_find_the_right_twin_than_before(seen: ContextualEmbedder) -> None:
     shares = []
-    for embedder in (Words(), seen):
+    for embedder in (WordEmbedder(), seen):
         nearness = embedder.embed_questions(QUESTIONS) @ embedder.embed([p.text for p in TWINS]).T
         right = np.arange(len(QUESTIONS))
         shares.append(float(np.mean(nearness[right, right] > nearness[right, right ^ 1])))
@@ -79,7 +60,7 @@ def test_more_questions_find_the_right_twin_than_before(seen: ContextualEmbedder
 
 def test_twins_are_grouped_and_nothing_else_is() -> None:
     texts = [p.text for p in [*TWINS, *OTHERS]]
-    lens = look(Words().embed(texts), texts, Context())
+    lens = look(WordEmbedder().embed(texts), texts, Context())
     assert lens.twins is not None
     assert sorted(lens.twins.groups) == [(i, i + 1) for i in range(0, len(TWINS), 2)]
 
@@ -96,39 +77,44 @@ def test_a_text_has_the_same_vector_alone_and_among_others(seen: ContextualEmbed
 
 
 def test_without_twins_vectors_keep_their_width() -> None:
-    seen = ContextualEmbedder(Words(), OTHERS)
+    seen = ContextualEmbedder(WordEmbedder(), OTHERS)
     assert seen.lens.twins is None
-    assert seen.embed([OTHERS[0].text]).shape == (1, Words.width)
+    assert seen.embed([OTHERS[0].text]).shape == (1, WordEmbedder.width)
 
 
 def test_flattening_leaves_no_direction_wider_than_the_next() -> None:
-    vectors = Words().embed([p.text for p in TWINS])
+    vectors = WordEmbedder().embed([p.text for p in TWINS])
     lens = look(vectors, [p.text for p in TWINS], Context(flattened=3, twin_words=2.0))
-    before, after = (np.linalg.svd(v, compute_uv=False) for v in (vectors - vectors.mean(0), (vectors - vectors.mean(0)) @ lens.flatten_DD))
+    before, after = (
+        np.linalg.svd(v, compute_uv=False)
+        for v in (vectors - vectors.mean(0), (vectors - vectors.mean(0)) @ lens.flatten_DD)
+    )
     np.testing.assert_allclose(after[:4], before[3], rtol=1e-3)
 
 
 @pytest.mark.parametrize("passages", [[], [TWINS[0]], [TWINS[0], TWINS[0]]])
 def test_a_corpus_of_less_than_two_texts_changes_nothing(passages: list[Passage]) -> None:
-    seen = ContextualEmbedder(Words(), passages)
-    np.testing.assert_allclose(seen.embed(QUESTIONS), Words().embed(QUESTIONS), atol=1e-6)
+    seen = ContextualEmbedder(WordEmbedder(), passages)
+    np.testing.assert_allclose(seen.embed(QUESTIONS), WordEmbedder().embed(QUESTIONS), atol=1e-6)
 
 
 def test_the_name_tells_the_corpus_and_the_settings_but_not_their_order() -> None:
     names = [
-        ContextualEmbedder(Words(), TWINS).name,
-        ContextualEmbedder(Words(), TWINS[:-1]).name,
-        ContextualEmbedder(Words(), TWINS, context=Context(twin_share=0.2)).name,
+        ContextualEmbedder(WordEmbedder(), TWINS).name,
+        ContextualEmbedder(WordEmbedder(), TWINS[:-1]).name,
+        ContextualEmbedder(WordEmbedder(), TWINS, context=Context(twin_share=0.2)).name,
     ]
     assert len(set(names)) == 3
-    assert ContextualEmbedder(Words(), TWINS[::-1]).name == names[0]
+    assert ContextualEmbedder(WordEmbedder(), TWINS[::-1]).name == names[0]
 
 
-def test_an_index_finds_the_right_twin_by_it(tmp_path: Path) -> None:
+def test_an_index_by_it_finds_the_right_twin_before_the_wrong_one(tmp_path: Path) -> None:
     cache = VectorCache(tmp_path)
-    seen = ContextualEmbedder(Words(), TWINS, cache=cache)
+    seen = ContextualEmbedder(WordEmbedder(), TWINS, cache=cache)
     with Index(TWINS, embedder=seen, keywords=False, cache=cache) as index:
-        assert [index.search(question, k=1)[0] for question in QUESTIONS] == TWINS
+        for n, question in enumerate(QUESTIONS):
+            found = index.search(question, k=len(TWINS))
+            assert found.index(TWINS[n]) < found.index(TWINS[n ^ 1])
 
 
 @pytest.mark.parametrize("settings", [{"flattened": -1}, {"twin_words": 0.0}, {"kept": float("nan")}])

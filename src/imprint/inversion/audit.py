@@ -55,7 +55,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.storages:
-            raise BadSetting("An audit needs at least one way of storing vectors: float32, int8, binary or noise=0.01.")
+            raise BadSetting(
+                "An audit needs at least one way of storing vectors: float32, int8, binary or noise=0.01."
+            )
         if not self.budget_s > 0:
             raise BadSetting(f"The budget is {self.budget_s:g} seconds. Give more than none: 10min.")
         if self.most_guessed < 1 or (self.tries is not None and self.tries < 1):
@@ -82,8 +84,8 @@ class StorageAudit:
     storage: str
     bytes_each: int
     scores: Mapping[str, Score]
-    """'exact', 'f1', 'entities' of the attack; the same of 'nearest' and 'usual'; what the attack gained over the last;
-    'overlap' and, with questions, 'hit@1' and 'hit@1 lost'."""
+    """'exact', 'f1', 'entities' of the attack; the same of 'nearest' and 'usual'; what the attack gained over the
+    last; 'overlap' and, with questions, 'hit@1' and 'hit@1 lost'."""
     verdict: Verdict
 
 
@@ -94,8 +96,9 @@ class IndexAudit:
     embedder: str
     texts: int
     plan: Plan
-    reachable: Score
-    """The share of the held-out texts' names and numbers that the inverter has met at all."""
+    reachable: Score | None
+    """The share of the held-out texts' names and numbers that the inverter has met at all; None where there are
+    none."""
     storages: tuple[StorageAudit, ...]
     folder: Path
 
@@ -127,9 +130,9 @@ def audit_index(
     )
     shelf = _shelve(stored, plan, embedder, VectorCache(folder / "vectors"), watch)
     audits = [_audit(shelf, storage, embedder, plan, settings, run, watch) for storage in settings.storages]
-    known = set(shelf.learn(Storage("float32"), settings.seed).words)
-    told = [compare(text, " ".join(known)).entities for text in shelf.held_out]
-    reachable = interval([share for share in told if share is not None], seed=settings.seed)
+    met = " ".join(shelf.learnt)
+    shares = [share for text in shelf.held_out if (share := compare(text, met).entities) is not None]
+    reachable = interval(shares, seed=settings.seed) if shares else None
     found = IndexAudit(embedder.name, len(stored.texts), plan, reachable, tuple(audits), folder)
     run.write("audit", found.as_json())
     return found
@@ -151,7 +154,8 @@ def _planned(
         return plan
     if kept.pop("hangs_on") != hangs_on:
         raise StaleRun(
-            f"{run.path} holds the audit of other texts, another embedder or with other settings. Name another folder."
+            f"{run.path} holds the audit of other texts, another embedder or with other settings. Name another "
+            "folder."
         )
     return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
 
@@ -193,9 +197,6 @@ class _Shelf:
         """Vectors of `learnt` as they come back from the store."""
         plain = np.concatenate([self.vectors_ND[list(self.plan.training)], self.general_GD])
         return unit(storage.keep(plain, seed=seed + 1))
-
-    def learn(self, storage: Storage, seed: int) -> words.WordReader:
-        return words.learn(self.learnt_from(storage, seed), self.learnt)
 
 
 def _shelve(stored: Stored, plan: Plan, embedder: Embedder, cache: VectorCache, watch: Watch) -> _Shelf:
@@ -251,7 +252,7 @@ class _Attack:
     def __init__(self, shelf: _Shelf, storage: Storage, embedder: Embedder, tries: int, seed: int) -> None:
         self._shelf, self._embedder, self._tries, self._seed = shelf, embedder, tries, seed
         self._learnt_ND = shelf.learnt_from(storage, seed)
-        self._reader = shelf.learn(storage, seed)
+        self._reader = words.learn(self._learnt_ND, shelf.learnt)
 
     def guess(self, text: str, vector_D: np.ndarray, place: int) -> dict[str, Any]:
         """A row: each attack's guess and what it got right. The text is only looked at to count."""
@@ -278,16 +279,18 @@ class _Attack:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Score]:
+    """Without 'entities' where no text names anything."""
     scores: dict[str, Score] = {}
     for attack in ATTACKS:
         for measure in ("exact", "f1", "entities"):
             values = [row[attack][measure] for row in rows if row[attack][measure] is not None]
-            scores[measure if attack == "attack" else f"{measure} {attack}"] = interval(values, seed=seed)
+            if values:
+                scores[measure if attack == "attack" else f"{measure} {attack}"] = interval(values, seed=seed)
     for measure in ("f1", "entities"):
-        gains = [
-            row["attack"][measure] - row["usual"][measure] for row in rows if row["attack"][measure] is not None
-        ]
-        scores[f"{measure} gained"] = interval(gains, seed=seed)
+        told = [row for row in rows if row["attack"][measure] is not None]
+        if told:
+            gains = [row["attack"][measure] - row["usual"][measure] for row in told]
+            scores[f"{measure} gained"] = interval(gains, seed=seed)
     return scores
 
 

@@ -1,8 +1,9 @@
-"""A guess made better step by step: it is embedded again, and what its vector lacks of the stored one says what to change.
+"""A guess made better step by step: it is embedded again, and what its vector lacks of the stored one says what to
+change.
 
-The idea of Morris et al. 2023 (Text Embeddings Reveal (Almost) As Much As Text, arXiv 2310.06816), whose corrector is a
-trained model; here the difference of the two vectors is read as words to put in or take out, and of some dozens of
-changed texts the nearest are kept.
+The idea of Morris et al. 2023 (Text Embeddings Reveal (Almost) As Much As Text, arXiv 2310.06816), whose corrector
+is a trained model; here the difference of the two vectors is read as words to put in or take out, and of some
+dozens of changed texts the nearest are kept.
 
 Shape key: N guesses, D width, W words."""
 

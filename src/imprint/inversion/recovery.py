@@ -19,9 +19,11 @@ class Recovery:
     """One text against one guess, each a share between 0 and 1."""
 
     exact: float
-    """1 where all words are there in their order; case and punctuation do not count, for most embedders drop them."""
+    """1 where all words are there in their order; case and punctuation do not count, for most embedders drop
+    them."""
     f1: float
-    """Token F1: the harmonic mean of the share of the guess that is right and the share of the text that is there."""
+    """Token F1: the harmonic mean of the share of the guess that is right and the share of the text that is
+    there."""
     entities: float | None
     """The share of the text's names, numbers and mail addresses that are there; None where it has none."""
 

@@ -1,4 +1,5 @@
-"""What a way of storing vectors costs in retrieval. Questions come as they are; only what is stored has been changed.
+"""What a way of storing vectors costs in retrieval. Questions come as they are; only what is stored has been
+changed.
 
 Shape key: N texts, Q questions, D width."""
 

@@ -42,7 +42,9 @@ class Storage:
             scale_N1[scale_N1 == 0] = 1
             return np.round(vectors_ND / scale_N1).astype(np.int8) * scale_N1.astype(np.float32)
         if self.kind == "binary":
-            return np.where(vectors_ND >= 0, 1, -1).astype(np.float32) / np.sqrt(vectors_ND.shape[1], dtype=np.float32)
+            return np.where(vectors_ND >= 0, 1, -1).astype(np.float32) / np.sqrt(
+                vectors_ND.shape[1], dtype=np.float32
+            )
         if self.kind == "noise" and self.sigma:
             added = np.random.default_rng(seed).standard_normal(vectors_ND.shape, np.float32)
             return vectors_ND + np.float32(self.sigma) * added

@@ -38,13 +38,13 @@ class Stored:
     def __post_init__(self) -> None:
         if len(set(self.texts)) < FEWEST_TEXTS:
             raise BadInput(
-                f"An audit needs at least {FEWEST_TEXTS} different texts, to learn from some and guess others; there "
-                f"are {len(set(self.texts))}. Name more documents."
+                f"An audit needs at least {FEWEST_TEXTS} different texts, to learn from some and guess others; "
+                f"there are {len(set(self.texts))}. Name more documents."
             )
         if self.vectors_ND is not None and (self.vectors_ND.ndim != 2 or len(self.vectors_ND) != len(self.texts)):
             raise BadInput(
-                f"The vectors have the shape {self.vectors_ND.shape}, and there are {len(self.texts)} texts. Give one "
-                "row for each text, in their order."
+                f"The vectors have the shape {self.vectors_ND.shape}, and there are {len(self.texts)} texts. "
+                "Give one row for each text, in their order."
             )
 
 
@@ -97,13 +97,15 @@ def check_embedder(stored: Stored, embedder: Embedder, *, seed: int) -> None:
     near = float(np.median(np.sum(unit(stored.vectors_ND[places]) * made, axis=1)))
     if near < _SAME:
         raise BadInput(
-            f"The vectors are not those that {embedder.name} makes of the texts: the cosine between them is {near:.2f} "
-            "where it should be 1. Name the embedder that made them, and see that texts and vectors are in one order."
+            f"The vectors are not those that {embedder.name} makes of the texts: the cosine between them is "
+            f"{near:.2f} where it should be 1. Name the embedder that made them, and see that texts and vectors "
+            "are in one order."
         )
 
 
 def hold_out(texts: Sequence[str], most: int, *, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Places of texts to guess, and of those to learn from: no text of the second is, or nearly is, one of the first."""
+    """Places of texts to guess, and of those to learn from: no text of the second is, or nearly is, one of the
+    first."""
     order = np.random.default_rng(seed).permutation(len(texts))
     split = [tokens(text) for text in texts]
     held: list[int] = []

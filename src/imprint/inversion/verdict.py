@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from imprint.types import Score
 
 TEXT_EXACT, TEXT_F1, TEXT_ENTITIES = 0.05, 0.6, 0.5
-"""From here on vectors are as good as text: word for word, in words, in names and numbers. One of them is enough."""
+"""From here on vectors are as good as text: word for word, in words, in names and numbers. One of them is
+enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,19 @@ class Verdict:
 
 def judge(scores: Mapping[str, Score]) -> Verdict:
     """By 'exact', 'f1' and 'entities' of the attack, and what it gained over guessing without a vector."""
-    exact, f1, names = scores["exact"], scores["f1"], scores["entities"]
-    if exact.low >= TEXT_EXACT or f1.low >= TEXT_F1 or names.low >= TEXT_ENTITIES:
+    exact, f1, names = scores["exact"], scores["f1"], scores.get("entities")
+    named = names is not None and names.low >= TEXT_ENTITIES
+    if exact.low >= TEXT_EXACT or f1.low >= TEXT_F1 or named:
         return Verdict(
             "text",
-            f"Treat these vectors like the text itself: {_told(exact, f1, names)} were read back from vectors alone.",
+            f"Treat these vectors like the text itself: {_told(exact, f1, names)} were read back from vectors "
+            "alone.",
         )
-    if scores["f1 gained"].low > 0 or scores["entities gained"].low > 0:
+    if any(scores[gain].low > 0 for gain in ("f1 gained", "entities gained") if gain in scores):
         return Verdict(
             "parts",
-            f"Guard these vectors as you guard the documents: {_told(exact, f1, names)} were read back, more than can "
-            "be guessed without a vector. Better attacks read more.",
+            f"Guard these vectors as you guard the documents: {_told(exact, f1, names)} were read back, more "
+            "than can be guessed without a vector. Better attacks read more.",
         )
     return Verdict(
         "nothing found",
@@ -41,9 +44,9 @@ def judge(scores: Mapping[str, Score]) -> Verdict:
     )
 
 
-def _told(exact: Score, f1: Score, names: Score) -> str:
+def _told(exact: Score, f1: Score, names: Score | None) -> str:
     parts = [f"{f1.value:.0%} of the words"]
-    if names.n:
+    if names is not None:
         parts.append(f"{names.value:.0%} of the names and numbers")
     if exact.value:
         parts.append(f"{exact.value:.0%} of the texts word for word")

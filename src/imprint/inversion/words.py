@@ -1,7 +1,7 @@
 """Which words a vector tells of: a linear inverter, learnt from texts and their vectors in seconds.
 
-For every word one direction: where a vector points that way, its text most likely holds the word. All of them are one
-ridge regression of "is the word there?" on the vectors, solved at once.
+For every word one direction: where a vector points that way, its text most likely holds the word. All of them are
+one ridge regression of "is the word there?" on the vectors, solved at once.
 
 Shape key: N texts, D width, W words."""
 
@@ -18,8 +18,8 @@ from imprint.inversion.recovery import tokens
 RIDGE = 0.3
 """How far directions are held back, in multiples of the vectors' mean variance."""
 RARE = 0.01
-"""How rare words are weighed: the difference from a word's usual share is divided by the root of that share plus this,
-so that a word met once does not drown all others."""
+"""How rare words are weighed: the difference from a word's usual share is divided by the root of that share plus
+this, so that a word met once does not drown all others."""
 
 
 @dataclass(frozen=True, slots=True)

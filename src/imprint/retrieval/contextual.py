@@ -1,13 +1,15 @@
-"""Vectors that hang on the corpus they are compared in: what all its texts share counts less, what tells twins apart more.
+"""Vectors that hang on the corpus they are compared in: what all its texts share counts less, what tells twins
+apart more.
 
 The idea of Morris and Rush 2024 (Contextual Document Embeddings, arXiv 2410.02525), who train a model that reads a
-document's neighbours. Here the embedder stays as it is, and a map follows it that is computed from the corpus alone:
+document's neighbours. Here the embedder stays as it is, and a map follows it that is computed from the corpus
+alone:
 
 1. The mean is taken away, and the few directions in which the corpus spreads most are held down to the next one's
    spread: they tell of its layout and small print (Mu, Bhat, Viswanath 2018, arXiv 1702.01417, leave them out).
-2. Texts that share most of their words are twins: Visa's terms and MasterCard's. The directions in which twins differ
-   are found over all groups of twins together, and a vector gets a second part: where it lies along them, with length
-   1, however small the difference was. A question has it too where the text nearest to it has a twin.
+2. Texts that share most of their words are twins: Visa's terms and MasterCard's. The directions in which twins
+   differ are found over all groups of twins together, and a vector gets a second part: where it lies along them,
+   with length 1, however small the difference was. A question has it too where the text nearest to it has a twin.
 
 Shape key: N texts of the corpus, X vectors that are changed, D width, R directions of twins, G groups of twins."""
 
@@ -35,7 +37,8 @@ class Context:
     """How much the corpus changes a vector. The defaults were chosen on one half of bench/_twins.py."""
 
     flattened: int | None = None
-    """Directions of greatest spread that are held down; None is one for each hundred numbers of a vector, 0 none."""
+    """Directions of greatest spread that are held down; None is one for each hundred numbers of a vector, 0
+    none."""
     twin_words: float = 0.8
     """Texts with this share of their different words in common are twins; above 1 there are none."""
     twin_share: float = 0.1
@@ -157,7 +160,8 @@ def look(vectors_ND: np.ndarray, texts: Sequence[str], context: Context) -> Lens
 
 
 def twins(flat_ND: np.ndarray, texts: Sequence[str], least_shared: float) -> tuple[tuple[int, ...], ...]:
-    """Groups of texts of which each shares so many of its words with another that lies near it, and is not the same."""
+    """Groups of texts of which each shares so many of its words with another that lies near it, and is not the
+    same."""
     words = [frozenset(re.findall(r"\w+", text.lower())) for text in texts]
     group = list(range(len(texts)))
 
