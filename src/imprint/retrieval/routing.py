@@ -13,11 +13,11 @@ from imprint.retrieval.index import Index
 from imprint.retrieval.keywords import Keywords
 from imprint.retrieval.ranking import Ranked, fuse
 
-VOTERS = 10
-"""Passages whose owners vote, of each ranking."""
+VOTERS = 3
+"""Passages whose owners vote, of each ranking: few, or a large index would outvote a small one that answers."""
 LEAST_NEARNESS = 0.35
 """A question whose nearest passage has less cosine than this goes nowhere."""
-LEAST_SHARE = 0.5
+LEAST_WORDS = 0.5
 """By words alone: a question goes nowhere where the best passage holds a smaller share of its words."""
 
 
@@ -49,7 +49,7 @@ class Router:
             )
         self._indexes = dict(indexes)
         self._by_meaning = models not in ({None}, set())
-        self._least = least if least is not None else LEAST_NEARNESS if self._by_meaning else LEAST_SHARE
+        self._least = least if least is not None else LEAST_NEARNESS if self._by_meaning else LEAST_WORDS
         sizes = [len(index.passages) for index in self._indexes.values()]
         self._starts = (
             dict(zip(self._indexes, itertools.accumulate([0, *sizes[:-1]]), strict=True)) if sizes else {}
