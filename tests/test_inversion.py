@@ -58,7 +58,12 @@ def test_int8_is_off_by_half_a_step_at_most() -> None:
 
 
 def test_storages_are_read_as_written() -> None:
-    assert [str(s) for s in parse("float32, int8,binary,noise=0.05,int8")] == ["float32", "int8", "binary", "noise=0.05"]
+    assert [str(s) for s in parse("float32, int8,binary,noise=0.05,int8")] == [
+        "float32",
+        "int8",
+        "binary",
+        "noise=0.05",
+    ]
     assert [s.bytes_each(384) for s in parse("float32,int8,binary")] == [1536, 388, 48]
 
 
@@ -104,7 +109,11 @@ def test_a_reader_finds_the_words_of_a_text_it_has_not_met() -> None:
     reader = learn(embedder.embed([TEXTS[i] for i in training]), [TEXTS[i] for i in training])
     for i in held:
         told = np.argsort(-reader.read(embedder.embed([TEXTS[i]]))[0])
-        known = [word for word in tokens(TEXTS[i]) if word in reader.words and reader.shares_W[reader.words.index(word)] < 0.5]
+        known = [
+            word
+            for word in tokens(TEXTS[i])
+            if word in reader.words and reader.shares_W[reader.words.index(word)] < 0.5
+        ]
         assert {reader.words[w] for w in told[:8]} & set(known)
 
 
@@ -135,7 +144,11 @@ def test_overlap_is_what_brute_force_counts() -> None:
 
 def scores(low: float, gain: float = 0.0) -> dict[str, Score]:
     found = {name: Score(0.1, 0.0, 0.2, 9) for name in ("exact", "entities", "entities gained")}
-    return found | {"f1": Score(low, low, low, 9), "f1 gained": Score(gain, gain, gain, 9), "exact": Score(0, 0, 0, 9)}
+    return found | {
+        "f1": Score(low, low, low, 9),
+        "f1 gained": Score(gain, gain, gain, 9),
+        "exact": Score(0, 0, 0, 9),
+    }
 
 
 def test_the_verdict_goes_by_the_lower_ends_and_never_says_safe() -> None:
@@ -218,7 +231,11 @@ def test_the_budget_decides_how_much_is_guessed() -> None:
     plans = []
     for budget_s in (1.0, 200.0, 1e6):
         ticks = itertools.count()  # 48 texts take one second
-        plans.append(_plan(Stored(TEXTS), WordEmbedder(), Settings(budget_s=budget_s), lambda ticks=ticks: float(next(ticks))))
+        plans.append(
+            _plan(
+                Stored(TEXTS), WordEmbedder(), Settings(budget_s=budget_s), lambda ticks=ticks: float(next(ticks))
+            )
+        )
     assert [len(plan.held_out) for plan in plans] == [4, 10, 10]
     assert plans[0].tries == 100 < plans[1].tries < plans[2].tries == 3000
     assert plans[1].seconds <= 200
@@ -230,7 +247,9 @@ def test_too_few_texts_are_refused() -> None:
 
 
 def test_texts_and_vectors_are_read_from_files(tmp_path: Path) -> None:
-    lines = [json.dumps({"text": text, "questions": [f"who, {n}?"] if n < 2 else []}) for n, text in enumerate(TEXTS)]
+    lines = [
+        json.dumps({"text": text, "questions": [f"who, {n}?"] if n < 2 else []}) for n, text in enumerate(TEXTS)
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines), "utf-8")
     np.save(tmp_path / "v.npy", WordEmbedder().embed(TEXTS))
     stored = read_stored(tmp_path / "t.jsonl", tmp_path / "v.npy")

@@ -10,9 +10,10 @@ right.
 
 from imprint.inversion.audit import IndexAudit, Settings, StorageAudit, audit_index
 from imprint.inversion.storage import Storage, parse
-from imprint.inversion.stored import Stored, read_stored
+from imprint.inversion.stored import Stored, read_stored, texts_of
 from imprint.inversion.verdict import Verdict
 
 __all__ = [
     "IndexAudit", "Settings", "Storage", "StorageAudit", "Stored", "Verdict", "audit_index", "parse", "read_stored",
+    "texts_of",
 ]  # fmt: skip

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from imprint.documents import split
 from imprint.errors import BadInput
 from imprint.inversion.recovery import tokens
-from imprint.types import Embedder
+from imprint.retrieval.vectors import head_of
+from imprint.types import Document, Embedder
 
 FEWEST_TEXTS = 8
 SHARED = 0.5
@@ -46,6 +48,12 @@ class Stored:
                 f"The vectors have the shape {self.vectors_ND.shape}, and there are {len(self.texts)} texts. "
                 "Give one row for each text, in their order."
             )
+
+
+def texts_of(documents: Sequence[Document], embedder: Embedder) -> tuple[str, ...]:
+    """The texts that a search index embeds of these documents."""
+    passages = [passage for document in documents for passage in split(document)]
+    return tuple(text for p in passages for text in embedder.stretches(p.text, head=head_of(p)))
 
 
 def read_stored(texts: Path, vectors: Path | None = None) -> Stored:
@@ -107,15 +115,15 @@ def hold_out(texts: Sequence[str], most: int, *, seed: int) -> tuple[tuple[int, 
     """Places of texts to guess, and of those to learn from: no text of the second is, or nearly is, one of the
     first."""
     order = np.random.default_rng(seed).permutation(len(texts))
-    split = [tokens(text) for text in texts]
+    words = [tokens(text) for text in texts]
     held: list[int] = []
     met: set[tuple[str, ...]] = set()
     for i in map(int, order):
-        if len(held) < min(most, len(texts) // 4) and len(split[i]) >= _FEWEST_WORDS and tuple(split[i]) not in met:
+        if len(held) < min(most, len(texts) // 4) and len(words[i]) >= _FEWEST_WORDS and tuple(words[i]) not in met:
             held.append(i)
-            met.add(tuple(split[i]))
-    runs = {run for i in held for run in _runs(split[i])}
-    training = [i for i in range(len(texts)) if i not in set(held) and not _shares(_runs(split[i]), runs)]
+            met.add(tuple(words[i]))
+    runs = {run for i in held for run in _runs(words[i])}
+    training = [i for i in range(len(texts)) if i not in set(held) and not _shares(_runs(words[i]), runs)]
     if not held or not training:
         raise BadInput(
             "The texts are too much alike to learn from some and guess others. Name more documents, or other ones."
