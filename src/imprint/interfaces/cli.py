@@ -561,10 +561,9 @@ def audit_index(
 ) -> None:
     """Find out how much of your texts can be read back from the vectors of a search index.
 
-    Some texts are held out. From the others an attack learns how vectors tell of words; then it guesses the
-    held-out texts from their vectors alone, as each way of storing keeps them. Told are the words, names and numbers
-    it got right, beside what can be guessed without any vector, what each way of storing costs in retrieval, and a
-    verdict.
+    Some texts are held out. From the others an attack learns how vectors tell of words; then it guesses those from
+    their vectors alone, as each way of storing keeps them. Told are the words, names and numbers it got right,
+    beside what can be guessed without any vector; what each way of storing costs in retrieval; and a verdict.
 
     The attack is a small one. What it reads back can be read back; what it does not may be read by a better one.
     Each guess is kept as it comes: killed, the same command goes on where it stopped.
