@@ -79,18 +79,27 @@ def twins(options: argparse.Namespace, embedder: Any, results: Results) -> None:
     for kind, form, passages, asked in corpora(slice(1, None), options.quick):
         if (kind, form) in done:
             continue
-        plain = _values(embedder, cache, passages, asked)
-        seen = _values(ContextualEmbedder(embedder, passages, cache=cache), cache, passages, asked)
+        lens = ContextualEmbedder(embedder, passages, cache=cache).lens
+        vectors, questions = _vectors(embedder, cache, passages, asked)
+        plain = _values(vectors, questions, passages, asked)
+        seen = _values(lens.through(vectors), lens.through(questions), passages, asked)
         results.add({"kind": kind, "form": form, "passages": len(passages), "n": len(asked)} | _row(plain, seen))
         say(str(results.rows[-1]))
     _show_twins(results)
 
 
-def _values(embedder: Any, cache: Any, passages: Sequence[Any], asked: Sequence[_twins.Asked]) -> dict[str, Any]:
+def _vectors(embedder: Any, cache: Any, passages: Sequence[Any], asked: Sequence[_twins.Asked]) -> tuple[Any, Any]:
+    """Plain ones, of the passages and of the questions."""
+    questions = embedder.embed_questions([each.question for each in asked])
+    return cache.vectors(embedder, [passage.text for passage in passages]), questions
+
+
+def _values(
+    vectors: Any, questions: Any, passages: Sequence[Any], asked: Sequence[_twins.Asked]
+) -> dict[str, list[float]]:
     """Question by question: is the right twin before the wrong one, and is it first; pair by pair: the cosine."""
     places = {passage.id: i for i, passage in enumerate(passages)}
-    vectors = cache.vectors(embedder, [passage.text for passage in passages])
-    nearness = embedder.embed_questions([each.question for each in asked]) @ vectors.T
+    nearness = questions @ vectors.T
     rows = np.arange(len(asked))
     right, wrong = (np.array([places[getattr(each, key)] for each in asked]) for key in ("right", "wrong"))
     met = sorted({tuple(sorted(pair)) for pair in zip(right.tolist(), wrong.tolist(), strict=True)})
@@ -140,11 +149,12 @@ def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None
     done = {(row["kind"], row["form"], row["setting"]) for row in results.rows}
     cache = _cache(options)
     for kind, form, passages, asked in corpora(slice(0, 1), options.quick):
-        plain = _values(embedder, cache, passages, asked)
+        vectors, questions = _vectors(embedder, cache, passages, asked)
+        plain = _values(vectors, questions, passages, asked)
         for name, context in tried.items():
             if (kind, form, name) not in done:
-                seen = ContextualEmbedder(embedder, passages, context=context, cache=cache)
-                values = _values(seen, cache, passages, asked)
+                lens = ContextualEmbedder(embedder, passages, context=context, cache=cache).lens
+                values = _values(lens.through(vectors), lens.through(questions), passages, asked)
                 results.add({"kind": kind, "form": form, "setting": name, "n": len(asked)} | _row(plain, values))
     _show_twins(results)
 

@@ -39,6 +39,7 @@ def main() -> None:
     made.add_argument("--storage", default="float32,int8,binary,noise=0.01,noise=0.05", help="a,b,...")
     made.add_argument("--budget", default="10min", help="of one audit")
     made.add_argument("--guessed", type=int, default=32, help="texts held out and guessed in one audit")
+    made.add_argument("--tries", default="0,400,3000", help="a,b,... that `choose` compares; 0 reads words only")
     made.add_argument("--embedder", metavar="NAME", help="a folder or hub name; else the bundled one")
     made.add_argument("--work", type=Path, help="where vectors and guesses are kept")
     options = made.parse_args()
@@ -154,12 +155,13 @@ def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None
     held, training = hold_out(texts, options.guessed, seed=0)
     vectors = _kept(options.work / f"choose-{length}.npy", embedder, texts)
     done = {json.dumps(row["setting"]) for row in results.rows}
+    grid = [(ridge, rare) for ridge in (0.3, 1.0, 3.0) for rare in (0.01, 0.1, 1.0)]
+    some = [(words.RIDGE, rare) for rare in (0.03, 0.1, 0.3)]
     settings = [
-        {"ridge": ridge, "rare": rare, "tries": 0} for ridge in (0.3, 1.0, 3.0) for rare in (0.01, 0.1, 1.0)
+        {"ridge": ridge, "rare": rare, "tries": tries}
+        for tries in map(int, options.tries.split(","))
+        for ridge, rare in (some if tries else grid)
     ]
-    settings += [{"ridge": words.RIDGE, "rare": rare, "tries": 400} for rare in (0.03, 0.1, 0.3)]
-    settings += [{"ridge": ridge, "rare": words.RARE, "tries": 400} for ridge in (0.3, 3.0)]
-    settings += [{"ridge": words.RIDGE, "rare": words.RARE, "tries": tries} for tries in (1200, 3000)]
     usual = words.RIDGE, words.RARE
     for setting in settings:
         if json.dumps(setting) in done:

@@ -85,13 +85,14 @@ def _changes(
 ) -> list[Words]:
     """Texts not seen before, a few words from a guess of the beam each."""
     lacks_NW = reader.surplus(target_D - np.stack([guess.vector for guess in beam]))
-    places = {word: i for i, word in enumerate(reader.words)}
     wanted = [np.argsort(-lacks_W, kind="stable")[:_CHOICE] for lacks_W in lacks_NW]
     changed: dict[Words, None] = {}
     for _ in range(4 * most):  # most draws are new; where few are, the round is small
         n = int(draw.integers(len(beam)))
         words = list(beam[n].words)
-        _change(words, [reader.words[i] for i in wanted[n]], lambda w, n=n: _lack(lacks_NW[n], places, w), draw)
+        _change(
+            words, [reader.words[i] for i in wanted[n]], lambda word, n=n: _lack(lacks_NW[n], reader, word), draw
+        )
         if words and tuple(words) not in seen:
             changed[tuple(words)] = None
         if len(changed) == most:
@@ -99,8 +100,9 @@ def _changes(
     return list(changed)
 
 
-def _lack(lacks_W: np.ndarray, places: dict[str, int], word: str) -> float:
-    return float(lacks_W[places[word]]) if word in places else 0.0
+def _lack(lacks_W: np.ndarray, reader: WordReader, word: str) -> float:
+    """How much the guess lacks the word; nothing is known of a number that was made up."""
+    return float(lacks_W[reader.places[word]]) if word in reader.places else 0.0
 
 
 def _change(

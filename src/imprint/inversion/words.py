@@ -8,16 +8,16 @@ Shape key: N texts, D width, W words."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from imprint.inversion.recovery import tokens
 
-RIDGE = 0.3
+RIDGE = 3.0
 """How far directions are held back, in multiples of the vectors' mean variance."""
-RARE = 0.01
+RARE = 0.1
 """How rare words are weighed: the difference from a word's usual share is divided by the root of that share plus
 this, so that a word met once does not drown all others."""
 
@@ -27,6 +27,8 @@ class WordReader:
     """What was learnt of texts and their vectors."""
 
     words: tuple[str, ...]
+    places: Mapping[str, int]
+    """The place of each word among them."""
     directions_DW: np.ndarray
     mean_D: np.ndarray
     shares_W: np.ndarray
@@ -63,6 +65,7 @@ def learn(vectors_ND: np.ndarray, texts: Sequence[str]) -> WordReader:
     gram_DD += RIDGE * max(float(np.trace(gram_DD)) / len(gram_DD), 1e-9) * np.eye(len(gram_DD))
     return WordReader(
         words,
+        places,
         np.linalg.solve(gram_DD, held_WD.T).astype(np.float32),
         mean_D,
         np.array([counts[word] for word in words]) / len(texts),
