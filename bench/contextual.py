@@ -141,7 +141,7 @@ def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None
     from imprint.retrieval.contextual import Context, ContextualEmbedder
 
     usual = Context()
-    no_twins = replace(usual, twin_words=2.0)
+    no_twins = replace(usual, twin_share=1e-9)
     tried = {"centred": replace(no_twins, flattened=0), "centred, flattened": no_twins, "as it is": usual}
     tried |= {f"flattened {k}": replace(usual, flattened=k) for k in (0, 1, 8)}
     tried |= {f"share {share}": replace(usual, twin_share=share) for share in (0.03, 0.3)}

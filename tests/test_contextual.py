@@ -76,19 +76,17 @@ def test_a_text_has_the_same_vector_alone_and_among_others(seen: ContextualEmbed
     np.testing.assert_allclose(seen.embed(texts), alone, atol=1e-5)
 
 
-def test_without_twins_vectors_keep_their_width() -> None:
+def test_without_twins_vectors_stay_as_they_are() -> None:
     seen = ContextualEmbedder(WordEmbedder(), OTHERS)
-    assert seen.lens.twins is None
-    assert seen.embed([OTHERS[0].text]).shape == (1, WordEmbedder.width)
+    texts = [p.text for p in OTHERS] + QUESTIONS
+    np.testing.assert_allclose(seen.embed(texts), WordEmbedder().embed(texts), atol=1e-6)
 
 
 def test_flattening_leaves_no_direction_wider_than_the_next() -> None:
     vectors = WordEmbedder().embed([p.text for p in TWINS])
-    lens = look(vectors, [p.text for p in TWINS], Context(flattened=3, twin_words=2.0))
-    before, after = (
-        np.linalg.svd(v, compute_uv=False)
-        for v in (vectors - vectors.mean(0), (vectors - vectors.mean(0)) @ lens.flatten_DD)
-    )
+    lens = look(vectors, [p.text for p in TWINS], Context(flattened=3))
+    centred = vectors - vectors.mean(0)
+    before, after = (np.linalg.svd(v, compute_uv=False) for v in (centred, centred @ lens.flatten_DD))
     np.testing.assert_allclose(after[:4], before[3], rtol=1e-3)
 
 

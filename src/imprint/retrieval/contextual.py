@@ -146,16 +146,17 @@ class Lens:
 
 
 def look(vectors_ND: np.ndarray, texts: Sequence[str], context: Context) -> Lens:
-    """The lens of a corpus. With fewer than two different texts nothing is changed."""
+    """The lens of a corpus. Without twins nothing is changed: there was nothing to gain (docs/vectors.md)."""
     width = vectors_ND.shape[1]
+    clear = Lens(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), None)
     if len(set(texts)) < 2:
-        return Lens(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), None)
+        return clear
     mean_D = vectors_ND.mean(0)
     count = width // 100 if context.flattened is None else context.flattened
     plain = Lens(mean_D, _flattening(vectors_ND - mean_D, count), None)
     groups = twins(plain.flat(vectors_ND), texts, context.twin_words)
     if not groups:
-        return plain
+        return clear
     return Lens(mean_D, plain.flatten_DD, _apart(vectors_ND, plain, groups, context))
 
 
