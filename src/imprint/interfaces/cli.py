@@ -568,15 +568,19 @@ def audit_index(
     The attack is a small one. What it reads back can be read back; what it does not may be read by a better one.
     Each guess is kept as it comes: killed, the same command goes on where it stopped.
     """
-    from imprint import embedders, inversion
+    from imprint import inversion
     from imprint.interfaces import index_page, tables
     from imprint.interfaces.progress import watching
     from imprint.planner import parse_budget
 
+    if (path is None) == (texts is None) or (vectors is not None and texts is None):
+        raise BadInput("Name either documents, or a file of texts with or without its vectors: --texts, --vectors.")
     seconds = parse_budget(budget).seconds
     if seconds is None:
         raise BadInput(f"An audit's budget is a time, and '{budget}' is none. Say --budget 10min.")
     settings = inversion.Settings(inversion.parse(storage), seconds, guessed, seed=seed)
+    from imprint import embedders
+
     with watching(_stderr()) as watch:
         model = embedders.load(embedder)
         stored = _stored(path, texts, vectors, model, watch.say)
@@ -596,8 +600,6 @@ def _stored(
 ) -> Stored:
     from imprint import documents, inversion
 
-    if (path is None) == (texts is None) or (vectors is not None and texts is None):
-        raise BadInput("Name either documents, or a file of texts with or without its vectors: --texts, --vectors.")
     if texts is not None:
         return inversion.read_stored(texts, vectors)
     assert path is not None
