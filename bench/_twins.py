@@ -238,7 +238,7 @@ ALIKE = {
     "dated": (("the 2023 edition", "the 2024 edition"), ("the May contract", "the June contract")),
 }
 """Owners whose names say little to an embedder, for any trade."""
-KINDS = ("known", *ALIKE)
+KINDS = (*ALIKE, "known")
 
 
 def corpus(

@@ -31,7 +31,7 @@ from _common import Results, Row, bootstrap, say
 from _retrieval_sets import SETS
 
 OTHERS = "contoso,product_docs,chunking_eval,limit_small"
-FORMS = {"short": False, "long": True}
+FORMS = {"long": True, "short": False}
 
 
 def main() -> None:
@@ -65,8 +65,8 @@ def main() -> None:
 
 def corpora(pairs: slice, quick: bool) -> Iterator[tuple[str, str, list[Any], list[_twins.Asked]]]:
     """Kind, form, passages and questions of each corpus of twins."""
-    for kind in _twins.KINDS[:1] if quick else _twins.KINDS:
-        for form, long in FORMS.items():
+    for form, long in FORMS.items():
+        for kind in _twins.KINDS[:1] if quick else _twins.KINDS:
             yield kind, form, *_twins.corpus(kind, pairs, long=long, trades=_twins.TRADES[: 1 if quick else None])
 
 
