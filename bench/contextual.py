@@ -72,7 +72,7 @@ def corpora(pairs: slice, quick: bool) -> Iterator[tuple[str, str, list[Any], li
 
 def twins(options: argparse.Namespace, embedder: Any, results: Results) -> None:
     """A row for each corpus of twins: plain, and by the contextual embedder."""
-    from imprint.retrieval.contextual import ContextualEmbedder
+    from imprint.retrieval import ContextualEmbedder
 
     done = {(row["kind"], row["form"]) for row in results.rows}
     cache = _cache(options)
@@ -138,7 +138,7 @@ def wilson(values: Sequence[float]) -> tuple[float, float]:
 
 def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None:
     """Other settings, on the pairs that are not reported: what helps, and what does not."""
-    from imprint.retrieval.contextual import Context, ContextualEmbedder
+    from imprint.retrieval import Context, ContextualEmbedder
 
     usual = Context()
     no_twins = replace(usual, twin_share=1e-9)
@@ -164,8 +164,7 @@ def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None
 
 def others(options: argparse.Namespace, embedder: Any, results: Results) -> None:
     """A row for each set, with the paired differences of every measure of retrieval."""
-    from imprint.retrieval import Index
-    from imprint.retrieval.contextual import ContextualEmbedder
+    from imprint.retrieval import ContextualEmbedder, Index
     from retrieval import DEPTH, scores
 
     done = {row["set"] for row in results.rows}

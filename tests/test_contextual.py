@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imprint.errors import BadSetting
-from imprint.retrieval import Index, VectorCache
-from imprint.retrieval.contextual import Context, ContextualEmbedder, look
+from imprint.retrieval import Context, ContextualEmbedder, Index, VectorCache
+from imprint.retrieval.contextual import look
 from imprint.types import Embedder, Passage, content_hash
 from word_embedder import WordEmbedder
 
