@@ -17,4 +17,14 @@ from imprint.retrieval.reranking import Reranker
 from imprint.retrieval.routing import Route, Router
 from imprint.retrieval.vector_cache import VectorCache
 
-__all__ = ["Context", "ContextualEmbedder", "Filter", "Index", "Reranker", "Route", "Router", "VectorCache", "filter_from"]
+__all__ = [
+    "Context",
+    "ContextualEmbedder",
+    "Filter",
+    "Index",
+    "Reranker",
+    "Route",
+    "Router",
+    "VectorCache",
+    "filter_from",
+]
