@@ -9,7 +9,7 @@ import pytest
 
 from imprint.errors import BadSetting
 from imprint.retrieval import Context, ContextualEmbedder, Index, VectorCache
-from imprint.retrieval.contextual import look
+from imprint.retrieval.contextual import look, own_words
 from imprint.types import Embedder, Passage, content_hash
 from word_embedder import WordEmbedder
 
@@ -60,9 +60,15 @@ def test_more_questions_find_the_right_twin_than_before(seen: ContextualEmbedder
 
 def test_twins_are_grouped_and_nothing_else_is() -> None:
     texts = [p.text for p in [*TWINS, *OTHERS]]
-    lens = look(WordEmbedder().embed(texts), texts, Context())
+    lens = look(WordEmbedder().embed(texts), texts, Context(), WordEmbedder().embed)
     assert lens.twins is not None
     assert sorted(lens.twins.groups) == [(i, i + 1) for i in range(0, len(TWINS), 2)]
+
+
+def test_own_words_are_those_that_not_all_twins_have() -> None:
+    texts = ["Visa: the fee is 3 euros.", "The fee, is 3 euros with MasterCard.", "The fee is 3 euros."]
+    assert own_words(texts, (0, 1)) == ["Visa", "with MasterCard"]
+    assert own_words(texts, (0, 2)) == ["Visa", ""]
 
 
 def test_questions_and_documents_pass_through_the_same_map(seen: ContextualEmbedder) -> None:
@@ -84,7 +90,7 @@ def test_without_twins_vectors_stay_as_they_are() -> None:
 
 def test_flattening_leaves_no_direction_wider_than_the_next() -> None:
     vectors = WordEmbedder().embed([p.text for p in TWINS])
-    lens = look(vectors, [p.text for p in TWINS], Context(flattened=3))
+    lens = look(vectors, [p.text for p in TWINS], Context(flattened=3), WordEmbedder().embed)
     centred = vectors - vectors.mean(0)
     before, after = (np.linalg.svd(v, compute_uv=False) for v in (centred, centred @ lens.flatten_DD))
     np.testing.assert_allclose(after[:4], before[3], rtol=1e-3)

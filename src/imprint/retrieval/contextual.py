@@ -8,15 +8,16 @@ alone:
 1. The mean is taken away, and the few directions in which the corpus spreads most are held down to the next one's
    spread: they tell of its layout and small print (Mu, Bhat, Viswanath 2018, arXiv 1702.01417, leave them out).
 2. Texts that share most of their words are twins: Visa's terms and MasterCard's. The directions in which twins
-   differ are found over all groups of twins together, and a vector gets a second part: where it lies along them,
-   with length 1, however small the difference was. A question has it too where the text nearest to it has a twin.
+   differ are found over all groups of twins together, from their vectors and from those of the words that only one
+   of them has. A vector gets a second part: where it lies along these directions, with length 1, however small the
+   difference was. A question has it too where the text nearest to it has a twin.
 
 Shape key: N texts of the corpus, X vectors that are changed, D width, R directions of twins, G groups of twins."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,9 @@ from imprint.types import Embedder, Passage, content_hash
 NEIGHBOURS = 8
 """Among so many nearest texts twins are looked for."""
 MOST_DIRECTIONS = 32
+MOST_OWN_WORDS = 32
 _ROWS = 1024
+_MARKS = ".,;:!?()[]\"'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class ContextualEmbedder:
         self._embedder, self._cache = embedder, cache
         context = context or Context()
         texts = [text for p in passages for text in embedder.stretches(p.text, head=head_of(p))]
-        self.lens = look(self._plain(texts, told), texts, context)
+        self.lens = look(self._plain(texts, told), texts, context, embedder.embed_questions)
         self.name = f"{embedder.name}+corpus-{content_hash(repr(context), *sorted(texts))}"
 
     @property
@@ -145,7 +148,12 @@ class Lens:
         return unit(np.where(lost_X1, vectors_XD, seen_XD)).astype(np.float32)
 
 
-def look(vectors_ND: np.ndarray, texts: Sequence[str], context: Context) -> Lens:
+def look(
+    vectors_ND: np.ndarray,
+    texts: Sequence[str],
+    context: Context,
+    embed_questions: Callable[[Sequence[str]], np.ndarray],
+) -> Lens:
     """The lens of a corpus. Without twins nothing is changed: there was nothing to gain (docs/vectors.md)."""
     width = vectors_ND.shape[1]
     clear = Lens(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), None)
@@ -157,7 +165,10 @@ def look(vectors_ND: np.ndarray, texts: Sequence[str], context: Context) -> Lens
     groups = twins(plain.flat(vectors_ND), texts, context.twin_words)
     if not groups:
         return clear
-    return Lens(mean_D, plain.flatten_DD, _apart(vectors_ND, plain, groups, context))
+    own = [own_words(texts, places) for places in groups]
+    different = list(dict.fromkeys(words for each in own for words in each if words))
+    known = dict(zip(different, embed_questions(different), strict=True)) if different else {}
+    return Lens(mean_D, plain.flatten_DD, _apart(vectors_ND, plain, groups, own, known, context))
 
 
 def twins(flat_ND: np.ndarray, texts: Sequence[str], least_shared: float) -> tuple[tuple[int, ...], ...]:
@@ -180,6 +191,13 @@ def twins(flat_ND: np.ndarray, texts: Sequence[str], least_shared: float) -> tup
     return tuple(tuple(places) for places in found.values() if len(places) > 1)
 
 
+def own_words(texts: Sequence[str], places: Sequence[int]) -> list[str]:
+    """Of each of these twins the words that not all of them have, in their order."""
+    words = [[word.strip(_MARKS) for word in texts[i].split()] for i in places]
+    common = frozenset.intersection(*(frozenset(word.lower() for word in told) for told in words))
+    return [" ".join([word for word in told if word.lower() not in common][:MOST_OWN_WORDS]) for told in words]
+
+
 def unit(vectors_XD: np.ndarray) -> np.ndarray:
     """The same directions with length 1; zeros stay zeros."""
     return vectors_XD / np.maximum(np.linalg.norm(vectors_XD, axis=1, keepdims=True), 1e-12)
@@ -196,14 +214,28 @@ def _flattening(centred_ND: np.ndarray, count: int) -> np.ndarray:
     return matrix_DD.astype(np.float32)
 
 
-def _apart(vectors_ND: np.ndarray, plain: Lens, groups: Sequence[Sequence[int]], context: Context) -> Twins:
-    """How these twins differ, over all groups together: one pair's difference alone is mostly noise."""
+def _apart(
+    vectors_ND: np.ndarray,
+    plain: Lens,
+    groups: Sequence[Sequence[int]],
+    own: Sequence[Sequence[str]],
+    known: Mapping[str, np.ndarray],
+    context: Context,
+) -> Twins:
+    """How these twins differ, over all groups together: one pair's difference alone is mostly noise.
+
+    Texts show how documents differ, and their own words alone how questions about them do: both count the same."""
     centres_GD = np.stack([vectors_ND[list(places)].mean(0) for places in groups])
     group_N = np.full(len(vectors_ND), -1)
-    for g, places in enumerate(groups):
+    differences = []
+    for g, (places, words) in enumerate(zip(groups, own, strict=True)):
         group_N[list(places)] = g
-    differences_ND = np.concatenate([vectors_ND[list(p)] - c for p, c in zip(groups, centres_GD, strict=True)])
-    _, spread, directions_DD = np.linalg.svd(differences_ND, full_matrices=False)
+        difference_TD = unit(vectors_ND[list(places)] - centres_GD[g])  # T twins of the group
+        if all(words):
+            told_TD = np.stack([known[each] for each in words])
+            difference_TD = difference_TD + unit(told_TD - told_TD.mean(0))
+        differences.append(difference_TD)
+    _, spread, directions_DD = np.linalg.svd(np.concatenate(differences), full_matrices=False)
     held = np.cumsum(spread**2) / np.sum(spread**2)
     count = min(int(np.searchsorted(held, context.kept)) + 1, MOST_DIRECTIONS, len(spread))
     near_N = np.sum(vectors_ND * unit(centres_GD)[group_N], axis=1)
