@@ -233,9 +233,17 @@ SOFTWARE = Trade(
 TRADES = (CARDS, AIRLINES, SOFTWARE)
 
 ALIKE = {
-    "invented": (("Velmora", "Velmira"), ("Tarquant", "Tarquint")),
-    "numbered": (("contract 48113", "contract 48131"), ("tariff K-7", "tariff K-9")),
-    "dated": (("the 2023 edition", "the 2024 edition"), ("the May contract", "the June contract")),
+    "invented": (("Velmora", "Velmira"), ("Tarquant", "Tarquint"), ("Brennick", "Brennock")),
+    "numbered": (
+        ("contract 48113", "contract 48131"),
+        ("tariff K-7", "tariff K-9"),
+        ("policy 7731", "policy 7737"),
+    ),
+    "dated": (
+        ("the 2023 edition", "the 2024 edition"),
+        ("the May contract", "the June contract"),
+        ("the spring edition", "the autumn edition"),
+    ),
 }
 """Owners whose names say little to an embedder, for any trade."""
 KINDS = (*ALIKE, "known")

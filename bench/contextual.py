@@ -31,6 +31,8 @@ from _common import Results, Row, bootstrap, say
 from _retrieval_sets import SETS
 
 OTHERS = "contoso,product_docs,chunking_eval,limit_small"
+CHOSEN_BY, REPORTED = slice(0, 2), slice(2, None)
+"""Pairs of twins."""
 FORMS = {"long": True, "short": False}
 
 
@@ -76,7 +78,7 @@ def twins(options: argparse.Namespace, embedder: Any, results: Results) -> None:
 
     done = {(row["kind"], row["form"]) for row in results.rows}
     cache = _cache(options)
-    for kind, form, passages, asked in corpora(slice(1, None), options.quick):
+    for kind, form, passages, asked in corpora(REPORTED, options.quick):
         if (kind, form) in done:
             continue
         lens = ContextualEmbedder(embedder, passages, cache=cache).lens
@@ -148,7 +150,7 @@ def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None
     tried["kept 0.95"] = replace(usual, kept=0.95)
     done = {(row["kind"], row["form"], row["setting"]) for row in results.rows}
     cache = _cache(options)
-    for kind, form, passages, asked in corpora(slice(0, 1), options.quick):
+    for kind, form, passages, asked in corpora(CHOSEN_BY, options.quick):
         vectors, questions = _vectors(embedder, cache, passages, asked)
         plain = _values(vectors, questions, passages, asked)
         for name, context in tried.items():
