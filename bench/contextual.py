@@ -3,10 +3,10 @@
     python bench/contextual.py twins --json docs/results/contextual_twins.json
     python bench/contextual.py others --data ../shared/data --json docs/results/contextual_others.json
     python bench/contextual.py choose       settings compared on the twins that are not reported
-    python bench/contextual.py tell         what the two files say; nothing is measured
+    python bench/contextual.py tell --json FILE     the rows of a file; nothing is measured
 
-Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The
-first pair of each kind was looked at to choose settings; the reported corpora hold the other pairs only. right
+Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The first two
+pairs of each kind were looked at to choose the map; the reported corpora hold the other pairs only. right
 twin: the share of questions whose document comes before its twin. repaired: the same of those questions that the
 plain embedder gets wrong. cosine: between twins, the mean. Intervals are Wilson's for shares and bootstraps for
 means, 95 %; `difference` is paired, question by question. `others` searches other sets by meaning alone, plain and
@@ -222,6 +222,8 @@ def _signed(difference: Sequence[float]) -> str:
 
 def tell(options: argparse.Namespace) -> None:
     """Shows the rows of a file."""
+    if options.json is None:
+        raise SystemExit("Name the file that was measured: --json FILE.")
     kept = json.loads(options.json.read_text("utf-8"))
     results = Results(None, {key: value for key, value in kept.items() if key != "rows"})
     results.rows = kept["rows"]

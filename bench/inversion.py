@@ -213,6 +213,8 @@ def _show(results: Results) -> None:
 
 def tell(options: argparse.Namespace) -> None:
     """Shows the rows of a file."""
+    if options.json is None:
+        raise SystemExit("Name the file that was measured: --json FILE.")
     kept = json.loads(options.json.read_text("utf-8"))
     results = Results(None, {key: value for key, value in kept.items() if key != "rows"})
     results.rows = kept["rows"]

@@ -37,7 +37,7 @@ _MARKS = ".,;:!?()[]\"'"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """How much the corpus changes a vector. The defaults were chosen on one half of bench/_twins.py."""
+    """How much the corpus changes a vector. The defaults were chosen on the first pairs of bench/_twins.py."""
 
     flattened: int | None = None
     """Directions of greatest spread that are held down; None is one for each hundred numbers of a vector, 0
