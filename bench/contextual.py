@@ -5,13 +5,13 @@
     python bench/contextual.py choose       settings compared on the twins that are not reported
     python bench/contextual.py tell --json FILE     the rows of a file; nothing is measured
 
-Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The first two
-pairs of each kind were looked at to choose the map; the reported corpora hold the other pairs only. right
-twin: the share of questions whose document comes before its twin. repaired: the same of those questions that the
-plain embedder gets wrong. cosine: between twins, the mean. Intervals are Wilson's for shares and bootstraps for
-means, 95 %; `difference` is paired, question by question. `others` searches other sets by meaning alone, plain and
-contextual, and takes the paired differences. Rows that are in the --json file are not measured again; vectors are
-kept in --cache."""
+Twins (bench/_twins.py) are documents equal but for the one they are about, and questions worded otherwise. The
+first two pairs of each kind were looked at to choose the map; the reported corpora hold the other pairs only.
+right twin: the share of questions whose document comes before its twin. repaired: the same of those questions that
+the plain embedder gets wrong. cosine: between twins, the mean. Intervals are Wilson's for shares and bootstraps
+for means, 95 %; `difference` is paired, question by question. `others` searches other sets by meaning alone, plain
+and contextual, and takes the paired differences. Rows that are in the --json file are not measured again; vectors
+are kept in --cache."""
 
 from __future__ import annotations
 
