@@ -157,7 +157,7 @@ def _planned(
             f"{run.path} holds the audit of other texts, another embedder or with other settings. Name another "
             "folder."
         )
-    return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+    return Plan(tuple(kept["held_out"]), tuple(kept["training"]), kept["tries"], kept["seconds"])
 
 
 def _plan(stored: Stored, embedder: Embedder, settings: Settings, clock: Callable[[], float]) -> Plan:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -90,9 +91,7 @@ def _changes(
     for _ in range(4 * most):  # most draws are new; where few are, the round is small
         n = int(draw.integers(len(beam)))
         words = list(beam[n].words)
-        _change(
-            words, [reader.words[i] for i in wanted[n]], lambda word, n=n: _lack(lacks_NW[n], reader, word), draw
-        )
+        _change(words, [reader.words[i] for i in wanted[n]], partial(_lack, lacks_NW[n], reader), draw)
         if words and tuple(words) not in seen:
             changed[tuple(words)] = None
         if len(changed) == most:
