@@ -160,6 +160,16 @@ def test_the_verdict_goes_by_the_lower_ends_and_never_says_safe() -> None:
     assert "does not make the vectors safe" in levels[2].sentence
 
 
+def test_of_too_few_texts_nothing_is_judged() -> None:
+    few = {name: Score(1.0, 1.0, 1.0, 7) for name in ("exact", "f1", "entities", "f1 gained", "entities gained")}
+    assert judge(few).level == "too few"
+    named_by_few = scores(0.1, -0.1) | {
+        "entities": Score(1.0, 1.0, 1.0, 3),
+        "entities gained": Score(1.0, 1.0, 1.0, 3),
+    }
+    assert judge(named_by_few).level == "nothing found"
+
+
 def audit(folder: Path, embedder: Any = None, **more: Any) -> Any:
     return audit_index(Stored(TEXTS, **more), embedder or WordEmbedder(), QUICK, folder=folder)
 
@@ -244,7 +254,7 @@ def test_the_budget_decides_how_much_is_guessed() -> None:
                 Stored(TEXTS), WordEmbedder(), Settings(budget_s=budget_s), lambda ticks=ticks: float(next(ticks))
             )
         )
-    assert [len(plan.held_out) for plan in plans] == [4, 10, 10]
+    assert [len(plan.held_out) for plan in plans] == [8, 10, 10]
     assert plans[0].tries == 100 < plans[1].tries < plans[2].tries == 3000
     assert plans[1].seconds <= 200
 

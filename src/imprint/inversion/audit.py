@@ -25,7 +25,7 @@ from imprint.inversion.recovery import compare, tokens
 from imprint.inversion.retrieval_cost import hits, overlap
 from imprint.inversion.storage import Storage, parse
 from imprint.inversion.stored import Stored, check_embedder, general_texts, hold_out, unit
-from imprint.inversion.verdict import Verdict, judge
+from imprint.inversion.verdict import FEWEST, Verdict, judge
 from imprint.retrieval import VectorCache
 from imprint.run_folder import RunFolder
 from imprint.types import Embedder, Score, content_hash
@@ -33,7 +33,6 @@ from imprint.watch import SILENT, Watch
 
 FEWEST_TRIES, MOST_TRIES = 100, 3000
 """Texts embedded for one guess: with fewer a climb gets nowhere, with more it stands still."""
-FEWEST_GUESSED = 4
 _TIMED = 48
 """Texts embedded to learn how fast this machine is."""
 ATTACKS = ("attack", "nearest", "usual")
@@ -170,7 +169,7 @@ def _plan(stored: Stored, embedder: Embedder, settings: Settings, clock: Callabl
     to_embed = (0 if stored.vectors_ND is not None else len(stored.texts)) + len(general_texts())
     left = max(settings.budget_s - to_embed * each_s, 0.0) / each_s / len(settings.storages)
     wanted = min(settings.most_guessed, len(stored.texts) // 4)
-    count = wanted if settings.tries else int(min(wanted, max(FEWEST_GUESSED, left / FEWEST_TRIES)))
+    count = wanted if settings.tries else int(min(wanted, max(FEWEST, left / FEWEST_TRIES)))
     tries = settings.tries or int(min(max(left / max(count, 1), FEWEST_TRIES), MOST_TRIES))
     held_out, training = hold_out(stored.texts, count, seed=settings.seed)
     spent = (to_embed + len(held_out) * tries * len(settings.storages)) * each_s

@@ -11,27 +11,36 @@ TEXT_EXACT, TEXT_F1, TEXT_ENTITIES = 0.05, 0.6, 0.5
 """From here on vectors are as good as text: word for word, in words, in names and numbers. One of them is
 enough."""
 
+FEWEST = 8
+"""Of fewer texts an interval says little, and nothing is judged by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do with vectors that are kept like this."""
 
     level: str
-    """'text', 'parts' or 'nothing found'."""
+    """'text', 'parts', 'nothing found' or 'too few'."""
     sentence: str
 
 
 def judge(scores: Mapping[str, Score]) -> Verdict:
     """By 'exact', 'f1' and 'entities' of the attack, and what it gained over guessing without a vector."""
     exact, f1, names = scores["exact"], scores["f1"], scores.get("entities")
-    named = names is not None and names.low >= TEXT_ENTITIES
+    if f1.n < FEWEST:
+        return Verdict(
+            "too few",
+            f"Nothing can be said: {f1.n} texts were guessed, and at least {FEWEST} are needed: more texts, or time.",
+        )
+    named = names is not None and names.n >= FEWEST and names.low >= TEXT_ENTITIES
     if exact.low >= TEXT_EXACT or f1.low >= TEXT_F1 or named:
         return Verdict(
             "text",
             f"Treat these vectors like the text itself: {_told(exact, f1, names)} were read back from vectors "
             "alone.",
         )
-    if any(scores[gain].low > 0 for gain in ("f1 gained", "entities gained") if gain in scores):
+    gains = [scores[gain] for gain in ("f1 gained", "entities gained") if gain in scores]
+    if any(gained.low > 0 and gained.n >= FEWEST for gained in gains):
         return Verdict(
             "parts",
             f"Guard these vectors as you guard the documents: {_told(exact, f1, names)} were read back, more "
