@@ -30,7 +30,7 @@ def judge(scores: Mapping[str, Score]) -> Verdict:
     if f1.n < FEWEST:
         return Verdict(
             "too few",
-            f"Nothing can be said: {f1.n} texts were guessed, and at least {FEWEST} are needed: more texts, or time.",
+            f"Nothing can be said: {f1.n} texts were guessed, and {FEWEST} are needed. Give more texts or time.",
         )
     named = names is not None and names.n >= FEWEST and names.low >= TEXT_ENTITIES
     if exact.low >= TEXT_EXACT or f1.low >= TEXT_F1 or named:
