@@ -6,6 +6,7 @@ middle setting on a few facts; each try is a row."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -45,10 +46,11 @@ FEW = 64
 """Facts on which they are tried, at most."""
 MORE = 1.05
 """Twice the facts must give so many times the bits, or the adapter is full."""
-LENGTH = 24
-"""Letters of a random string: so many that most of what is trained carries bits, and few enough facts fill an
-adapter that there are some to take an interval over."""
-BITS_EACH = LENGTH * math.log2(26)
+LENGTH = 16
+"""Random words of a record: so many that most of what is trained carries bits, and not so many that a few records
+fill an adapter, for the interval is over records."""
+BITS_EACH = LENGTH * 14.4
+"""About: there are some 2 to the 14.4 words that are one token of the bundled base."""
 STEPS_AN_EPOCH = 8
 """At least, so that few facts are learnt in as many steps as many."""
 
@@ -195,12 +197,19 @@ def _goes_on(bench: Bench, filling: _Filling) -> bool:
 
 def facts_of(bench: Bench, data: str, n: int) -> list[Any]:
     """The first so many facts, more of which hold the fewer; none where there are not so many."""
-    from imprint.evaluation.capacity import random_strings, read_phonebook
+    from imprint.evaluation.capacity import read_phonebook
 
     if data == "random":
-        return random_strings(bench.options.most_facts, LENGTH, seed=bench.options.seed)[:n]
+        return _random(bench)[:n]
     found = read_phonebook(bench.options.data / "phonebook" / "phonebook_qa_16K.csv")
     return found[:n] if len(found) >= n else []
+
+
+@functools.cache
+def _random(bench: Bench) -> list[Any]:
+    from imprint.evaluation.capacity import random_words
+
+    return random_words(bench.base, bench.options.most_facts, LENGTH, seed=bench.options.seed)
 
 
 def _round(bench: Bench, filling: Sequence[_Filling]) -> None:

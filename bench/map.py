@@ -17,7 +17,7 @@ sequence    eight documents one after another in one adapter (after each, all ar
             --objective distill teaches all of them what a reader of each document says, and replays that.
 together    two of those adapters on one request: their sum, half of each, the one that the question is likelier to,
             and the right one; and the choice among all eight.
-capacity    bits per parameter of random strings and of PhoneBook numbers, more and more of them until no more bits
+capacity    bits per parameter of random words and of PhoneBook numbers, more and more of them until no more bits
             are held, at sizes of about 20,000 parameters and less; larger ones are lower bounds. Each kind's
             learning rate is found on a few facts first (--lr takes one for all).
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from imprint.evaluation.capacity import (
     code_lengths,
     memorised_bits,
     random_strings,
+    random_words,
     read_phonebook,
     recall,
 )
@@ -30,6 +32,17 @@ SHARED = Path(__file__).parents[1] / ".." / "shared" / "data" / "phonebook"
 
 
 # --- facts ------------------------------------------------------------------------------------
+
+
+def test_each_random_word_is_one_token_and_their_number_is_the_entropy(tiny_base: Base) -> None:
+    facts = random_words(tiny_base, 40, 5, seed=3)
+    assert facts == random_words(tiny_base, 40, 5, seed=3) != random_words(tiny_base, 40, 5, seed=4)
+    for fact in facts:
+        words = fact.value.split(" ")
+        assert [len(tiny_base.tokenizer.encode(f" {word}", add_special_tokens=False)) for word in words] == [1] * 5
+    every = {t for t in tiny_base.tokenizer.get_vocab().values() if re.fullmatch(" [a-z]{2,}", tiny_base.tokenizer.decode([t]))}
+    assert [fact.bits for fact in facts] == [pytest.approx(5 * math.log2(len(every)))] * 40
+    assert len({fact.key for fact in facts}) == 40
 
 
 def test_random_strings_are_drawn_by_their_seed() -> None:

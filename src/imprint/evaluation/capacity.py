@@ -105,6 +105,37 @@ def random_strings(n: int, length: int, *, seed: int, alphabet: str = string.asc
     ]
 
 
+def random_words(base: Base, n: int, length: int, *, seed: int) -> list[Fact]:
+    """Numbered records, each with so many words drawn evenly from those that are one token of this base.
+
+    Their entropy is known exactly, and a token of them carries more bits than one of random letters, so that an
+    adapter is full sooner. Raises BadInput where too few words are one token."""
+    words = _words_of_one_token(base)
+    if n < 1 or length < 1 or len(words) < 2:
+        raise BadInput(
+            f"{n} records of {length} words of {len(words)} cannot be drawn. Give at least one record of one word, "
+            "and a base whose tokenizer has words."
+        )
+    draw = random.Random(seed)
+    digits = max(4, len(str(n)) + 1)
+    numbers = draw.sample(range(10 ** (digits - 1), 10**digits), n)
+    bits = length * math.log2(len(words))
+    return [
+        Fact(f"What is the code of record {number}?", " ".join(draw.choices(words, k=length)), bits)
+        for number in numbers
+    ]
+
+
+def _words_of_one_token(base: Base) -> list[str]:
+    """Words of small letters that, after a space, are one token."""
+    found = set()
+    for token in base.tokenizer.get_vocab().values():
+        text = base.tokenizer.decode([token])
+        if re.fullmatch(r" [a-z]{2,}", text) and base.tokenizer.encode(text, add_special_tokens=False) == [token]:
+            found.add(text[1:])
+    return sorted(found)
+
+
 def read_phonebook(path: Path) -> list[Fact]:
     """The facts of a PhoneBook file: CSV with lines 'Question: ...? Answer: ...', or JSON with question and answer.
 
