@@ -42,7 +42,7 @@ SIZES = ("small", "middle", "large")
 FACTORS, BEYOND = (1 / 3, 1.0, 3.0, 9.0), 2
 """Learning rates tried of each kind, in multiples of what suits it for documents; and how many more where the best
 is the last of them."""
-FEW = 64
+FEW = 16
 """Facts on which they are tried, at most."""
 MORE = 1.05
 """Twice the facts must give so many times the bits, or the adapter is full."""
