@@ -245,7 +245,7 @@ def test_a_run_that_goes_on_keeps_to_the_revision_it_made(
 
     whole = write(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing, "hold_out", _killed)
+        patch.setattr(writing, "hold_out_by_kind", _killed)
         write(tmp_path / "cut", None)
     assert write(tmp_path / "cut") == whole
     assert len({told for told, _ in asked}) == 1 and len(asked) == 3

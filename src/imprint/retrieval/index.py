@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -49,10 +49,7 @@ class Index:
         self.keywords = Keywords(self.passages) if keywords else None
         self.vectors: Vectors | None = None
         if embedder is not None:
-            watch.stage(f"Embedding {len(self.passages)} passages")
-            self.vectors = Vectors(
-                self.passages, embedder, cache, lambda done, n: watch.progress("texts", done, n, "")
-            )
+            self.vectors = Vectors(self.passages, embedder, cache, _telling(watch))
 
     def search(self, question: str, *, k: int = 4, where: Filter | None = None) -> list[Passage]:
         """At most `k` passages, best first; equals in passage order.
@@ -101,3 +98,17 @@ class Index:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _telling(watch: Watch) -> Callable[[int, int], None]:
+    """Tells of embedding, and that it began once there is something to embed."""
+    begun = False
+
+    def told(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            watch.stage(f"Embedding {total} texts")
+            begun = True
+        watch.progress("texts", done, total, "")
+
+    return told
