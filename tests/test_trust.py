@@ -22,7 +22,7 @@ from imprint.evaluation.closed_book import Question
 from imprint.evaluation.confidence import Calibrator, Confidence, Signals
 from imprint.evaluation.systems import TAUGHT
 from imprint.interfaces import certificate_plots
-from imprint.pipeline import Answer, Taught
+from imprint.pipeline import Answer, Examined, Taught
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.types import Passage, Report
@@ -158,6 +158,20 @@ def test_an_answer_above_the_line_is_given_and_the_latest_line_counts(taught: Ta
     draw(taught, line=-1e9)
     found = taught.answer("What does the Kestrel weigh?", max_tokens=6)
     assert not found.declined and found.given == found.text == taught.ask("What does the Kestrel weigh?", max_tokens=6)
+
+
+def test_a_certificate_of_enough_answers_leaves_the_line_that_asking_goes_by(taught: Taught) -> None:
+    texts = [f"What does the Kestrel number {i} weigh?" for i in range(36)]
+    alone = Examined(systems=("weights",), parts=("confidence",))
+    answers = [a["answer"] for a in taught.certify([Question(t, ("7",)) for t in texts], alone).systems["weights"].answers]
+    questions = [Question(t, (a if i % 2 else "7",)) for i, (t, a) in enumerate(zip(texts, answers, strict=True)) if a]
+    made = taught.certify(questions, alone)
+    kept = confidence.kept(taught.registry.reports(taught.version))
+    assert kept is not None and kept == confidence.from_json(made.parts["confidence"]["confidence"])
+    first = made.systems["weights"].answers[0]
+    found = taught.answer(questions[0].text, max_tokens=32)
+    assert found.text == first["answer"] and found.verdict is not None
+    assert found.verdict.probability == pytest.approx(kept.calibrator.probability(first["certainty"]), abs=0.05)
 
 
 def test_what_is_drawn_at_a_temperature_was_not_measured(taught: Taught) -> None:

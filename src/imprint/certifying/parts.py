@@ -52,9 +52,7 @@ def wanted_parts(wanted: Sequence[str] | None, there: set[str]) -> list[str]:
         if name not in PARTS:
             raise BadSetting(f"No part '{name}' of a certificate. There are: {', '.join(PARTS)}.")
         if not PARTS[name].possible(there):
-            lacking = (
-                "a judge: name one" if "judge" in PARTS[name].needs else "the documents, which are not kept here"
-            )
+            lacking = "a judge: name one" if name == "judge" else "the documents, which are not kept here"
             raise BadSetting(f"Part '{name}' needs {lacking}.")
     possible = [name for name, part in PARTS.items() if part.possible(there)]
     return possible if wanted is None else [name for name in PARTS if name in wanted]

@@ -57,6 +57,8 @@ def _sampled(hearing: Hearing, passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _verbatim(hearing: Hearing, passages: Sequence[Passage]) -> dict[str, Any]:
+    those = content_hash(*(passage.id for passage in passages))
+
     def continued(wears: str) -> list[Continued]:
         def go_on() -> list[dict[str, Any]]:
             with hearing.wearing(wears) as base:
@@ -64,7 +66,8 @@ def _verbatim(hearing: Hearing, passages: Sequence[Passage]) -> dict[str, Any]:
 
         who = "the adapter" if wears else "the untaught base"
         stage = f"Beginning {len(passages)} passages, for {who} to go on"
-        return [Continued(**row) for row in hearing.row(f"continued-{wears or 'bare'}", stage, go_on)]
+        rows = hearing.row(f"continued-{those}-{wears or 'bare'}", stage, go_on)
+        return [Continued(**row) for row in rows]
 
     return asdict(leaking.verbatim(continued(TAUGHT), continued(""), seed=hearing.asked.seed))
 
@@ -94,7 +97,7 @@ def _membership(hearing: Hearing, taught: Sequence[Passage]) -> dict[str, Any]:
         return {**about, **asdict(told_apart)}
 
     stage = f"Telling {len(texts)} taught passages from {len(others)} {which}"
-    return dict(hearing.row(f"membership-{content_hash(*others)}", stage, measure))
+    return dict(hearing.row(f"membership-{content_hash(*texts, *others)}", stage, measure))
 
 
 def _prose(hearing: Hearing, like: Sequence[str]) -> list[str]:

@@ -57,12 +57,12 @@ def _taught_or_not(membership: Part) -> str:
     against = f"{membership['taught']} taught passages against {membership['others']} {membership['others_are']}"
     if auc["low"] <= 0.5:
         return f"These attacks do not tell what was taught: {figures} ({against})."
+    if name != "ratio" and auc["low"] <= base:  # the ratio takes out what the base tells
+        return f"What was taught is told apart, but the untaught base does that too: {figures} ({against})."
     if not membership["same_documents"]:
         return (
             f"That the documents were taught shows, which of their passages is not measured: {figures} ({against})."
         )
-    if name != "ratio" and auc["low"] <= base:  # the ratio takes out what the base tells
-        return f"What was taught is told apart, but the untaught base does that too: {figures} ({against})."
     return f"Who has the model can tell what was taught: {figures} ({against})."
 
 
