@@ -28,6 +28,7 @@ from imprint.advice.qualities import expected
 from imprint.advice.recommendation import recommend
 from imprint.advice.ways import HERE, WAYS, break_even, on_hosted, on_machine
 from imprint.errors import BadSetting
+from imprint.evaluation import certificate
 from imprint.types import Report, Score, Version
 
 TODAY = datetime.date(2026, 11, 26)
@@ -218,6 +219,31 @@ def test_a_certificate_is_read_from_the_last_proof_with_the_text_that_came_of_it
     found = {m.way: m for m in qualities.certificates([(version, [*proofs, Report("other", {}, 0)])])}
     assert (found["weights"].right, found["weights"].times, found["rag"].times) == (0.4, 12.0, None)
     assert found["rag"].own and found["rag"].corpus_hash == "these" and "handbook@2" in found["rag"].data
+
+
+def scored(name: str, **right: float) -> Report:
+    return Report(name, {key: Score(value, value, value, 50) for key, value in right.items()}, 0)
+
+
+def test_a_certificate_tells_of_weights_and_rag_too_and_one_of_few_systems_hides_nothing() -> None:
+    version = Version("handbook", 2, "h", "smol", "these", {}, details={"plan": {"times": 20.0}})
+    whole = scored("certificate", weights=0.4, rag=0.3, rag_read=0.5, weights_rag=0.6, full_context=0.7, untouched=0.1)
+    reports = [scored("proof", weights=0.1, rag=0.1, full_context=0.1), whole, scored("certificate", weights=0.9)]
+    found = {m.way: m for m in qualities.certificates([(version, reports)])}
+    rights = {way: m.right for way, m in found.items()}
+    assert rights == {"weights": 0.4, "rag": 0.5, "weights_and_rag": 0.6, "context": 0.7}
+    assert found["weights_and_rag"].times == 20.0 and "certificate of handbook@2" in found["rag"].source
+    best = expected("weights_and_rag", [*found.values(), *qualities.packed()], base="smol", corpus_hash="these", times=20)
+    assert (best.right, best.own) == (0.6, True)
+
+
+def test_what_a_certificate_gives_to_the_registry_is_what_advice_reads() -> None:
+    share = {"value": 0.8, "low": 0.5, "high": 1.0, "n": 10}
+    none = {"value": None, "low": None, "high": None, "n": 0}
+    system = certificate.Measured("s", "m", share, 0.5, 0.5, {}, none, none, 0.1, 1.0, 1.0, None)
+    made = certificate.Certificate("handbook", 2, "smol", {}, "of a test", 10, {"weights": system, "weights_rag": system}, [])
+    version = Version("handbook", 2, "h", "smol", "these", {})
+    assert {m.way for m in qualities.certificates([(version, [made.report()])])} == {"weights", "weights_and_rag"}
 
 
 def test_our_own_figures_are_whole() -> None:

@@ -20,18 +20,18 @@ from conftest import make_tiny_base
 from imprint import certifying
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
-from imprint.certifying import Asked, Kept, certify
+from imprint.certifying import Asked, Judge, Kept, certify
 from imprint.certifying.hearing import SYSTEMS
 from imprint.documents import split
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting
-from imprint.evaluation import certificate, context_rot, coverage, proof
+from imprint.evaluation import canaries, certificate, context_rot, coverage, proof
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import cite, stands_in
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.hybrid import settled
 from imprint.evaluation.suites import Item
-from imprint.evaluation.systems import Said, rivals
+from imprint.evaluation.systems import Answers, Desk, Said, rivals
 from imprint.interfaces import certificate_page
 from imprint.retrieval import Index
 from imprint.run_folder import RunFolder
@@ -48,6 +48,22 @@ QUESTIONS = [
     Question("Who paints the ceilings?", (), "unanswerable"),
 ]
 PAIRS = [Item("order", (("", f"The shop opens at {i}."), ("", f"The shop at opens {i}.")), 0) for i in range(3)]
+
+
+class Answering:
+    """Says one thing to everything, and counts how often it was asked."""
+
+    name = "answering"
+
+    def __init__(self, text: str) -> None:
+        self.text, self.asked = text, 0
+
+    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
+        self.asked += len(prompts)
+        return [Text(self.text)] * len(prompts)
+
+
+JUDGE = Judge(f"a judge {SPELL}", "judge-1", Answering("right"))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +92,13 @@ def examples(passages: Sequence[Passage]) -> list[Example]:
 
 def made(base: Base, adapter: Adapter, rows: Path, **more: Any) -> Certificate:
     passages = passages_of(base)
-    asked = Asked(**({"questions": QUESTIONS, "questions_from": "of a test", "suites": {"order": PAIRS}} | more.pop("asked", {})))
+    usual = {"questions": QUESTIONS, "questions_from": "of a test", "suites": {"order": PAIRS}, "judge": JUDGE}
+    asked = Asked(**(usual | more.pop("asked", {})))
     with Index(passages) as index:
-        kept = Kept(DOCUMENTS, passages, lambda q: index.search(q, k=4), lambda: examples(passages))
+        kept = Kept(
+            DOCUMENTS, passages, lambda q: index.search(q, k=4), lambda: examples(passages),
+            taught=passages[:4], left_out=passages[4:], canaries=canaries.plant(2, seed=0),
+        )  # fmt: skip
         return certify(("tiny", 1), adapter, Engine(base, slots=2), asked, more.pop("kept", kept), RunFolder(rows), **more)
 
 
@@ -148,14 +168,16 @@ def test_agentic_search_searches_for_what_the_weights_recall(whole: Certificate)
 def test_only_what_is_named_is_measured_and_a_misspelt_name_is_refused(base: Base, adapter: Adapter, tmp_path: Path) -> None:
     few = made(base, adapter, tmp_path, asked={"systems": ("rag", "weights"), "parts": ("citations",)})
     assert (list(few.systems), list(few.parts)) == (["weights", "rag"], ["citations"])
-    for wrong in ({"systems": ("wieghts",)}, {"parts": ("leeks",)}, {"systems": ("rag_read",)}):
-        with pytest.raises(BadSetting, match="weights|forgotten|skill"):
+    unjudged = {"parts": ("judge",), "judge": None}
+    for wrong in ({"systems": ("wieghts",)}, {"parts": ("leeks",)}, {"systems": ("rag_read",)}, unjudged):
+        with pytest.raises(BadSetting, match="weights|forgotten|skill|name one"):
             made(base, adapter, tmp_path, asked=wrong)
 
 
 def test_without_documents_only_what_needs_none_is_measured(base: Base, adapter: Adapter, tmp_path: Path) -> None:
     alone = made(base, adapter, tmp_path, kept=Kept())
-    assert (list(alone.systems), list(alone.parts)) == (["untouched", "weights"], ["forgotten"])
+    assert (list(alone.systems), list(alone.parts)) == (["untouched", "weights"], ["forgotten", "confidence", "judge"])
+    assert list(alone.parts["judge"]["systems"]) == ["weights"]
     assert any("not kept here" in note for note in alone.notes)
 
 
@@ -183,13 +205,72 @@ class Killing:
 
 
 def test_killed_again_and_again_it_ends_as_one_that_never_was(base: Base, adapter: Adapter, whole: Certificate, tmp_path: Path) -> None:
+    judge = Answering("right")
     for _ in range(60):
         try:
-            found = made(base, adapter, tmp_path, watch=Killing(3))
+            found = made(base, adapter, tmp_path, watch=Killing(3), asked={"judge": replace(JUDGE, writer=judge)})
             break
         except Killed:
             continue
+    assert judge.asked == 2 * 3 * 3  # in both orders, three answers of three systems
     assert without_times(found.as_json()) == without_times(whole.as_json())
+
+
+# --- leaks, confidence, the judge --------------------------------------------------------------
+
+
+def test_what_leaks_is_told_of_the_taught_passages_beside_the_base(whole: Certificate) -> None:
+    leaks = whole.parts["leaks"]
+    assert (leaks["passages"], leaks["taught"]) == (3, 4)  # one is too short to be begun
+    assert leaks["verbatim"]["agreeing"]["n"] == leaks["verbatim"]["agreeing_of_base"]["n"] == 3
+    assert leaks["membership"]["others_are"] == "pieces of general prose of like length"
+    assert (leaks["membership"]["taught"], set(leaks["membership"]["by_base"])) == (3, {"loss", "min_k"})
+    assert [c["times"] for c in leaks["canaries"]["canaries"]] == [1, 4]
+    planted = canaries.plant(2, seed=0)
+    assert not any(canary.secret in certificate.as_text(whole) for canary in planted)
+
+
+def test_signals_are_of_the_answers_that_the_weights_gave(base: Base, adapter: Adapter, tmp_path: Path) -> None:
+    asked = {"systems": ("weights",), "parts": ("confidence",)}
+    weights = made(base, adapter, tmp_path, asked=asked).systems["weights"].answers
+    kept = RunFolder(tmp_path).read("signals-0")
+    assert [row["text"] for row in kept] == [answer["answer"] for answer in weights]
+    assert [row["signals"]["mean"] for row in kept] == pytest.approx([answer["certainty"] for answer in weights])
+    assert all(row["signals"]["agreement"] is None for row in kept)
+
+
+def test_a_judge_reads_what_weights_rag_and_full_context_answered(whole: Certificate) -> None:
+    told = whole.parts["judge"]["systems"]
+    assert list(told) == ["weights", "full_context", "rag"]
+    for name, found in told.items():
+        assert found["right"]["value"] == 1
+        assert found["matched"] == whole.systems[name].right
+        assert sum(found["agreement"]["counts"].values()) == 3
+
+
+def test_the_date_for_which_is_asked_is_said_to_every_system(base: Base, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    write = Desk.write
+
+    def noting(self: Desk, prompts: Sequence[Prompt], wears: str = "") -> Answers:
+        shown.extend(prompt.turns[-1].text for prompt in prompts)
+        return write(self, prompts, wears)
+
+    monkeypatch.setattr(Desk, "write", noting)
+    dated = Question("When is lunch served?", ("noon",), "dated", as_of="2025-09-12")
+    asked = {"questions": [dated], "parts": (), "systems": ("untouched", "weights", "full_context", "rag", "worn_rag")}
+    found = made(base, adapter, tmp_path, asked=asked)
+    assert len(shown) == 5 and all(text.endswith("As of 2025-09-12: When is lunch served?") for text in shown)
+    assert found.systems["weights"].answers[0]["as_of"] == "2025-09-12"
+
+
+def test_a_twins_value_and_a_false_answer_are_counted() -> None:
+    questions = [Question("A?", ("30",), wrong=("45",)), Question("B?", ("7",), wrong=("8",)), Question("C?", ("1",)), Question("D?", ())]
+    said = Answers(tuple(Said(text) for text in ("45 euros", "7, not 8", "2", "It is 9.")))
+    found = certificate.measured("s", "m", said, questions, seed=0)
+    assert (found.twins["value"], found.twins["n"]) == (0.5, 2)
+    assert (found.answered_falsely["value"], found.answered_falsely["n"]) == (1, 1)
+    assert [a.get("twin") for a in found.answers] == [1, 0, None, None]
 
 
 # --- a rival at an address --------------------------------------------------------------------
@@ -226,7 +307,7 @@ def address() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_a_rival_pays_once_and_its_key_stands_nowhere(
+def test_a_rival_and_a_judge_are_paid_once_and_their_key_stands_nowhere(
     base: Base, adapter: Adapter, tmp_path: Path, address: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openai")
@@ -237,11 +318,13 @@ def test_a_rival_pays_once_and_its_key_stands_nowhere(
     monkeypatch.setenv("A_KEY", KEY)
     endpoint = Endpoint("big model", where, "A_KEY", budget=Budget(1.0, 2.0))
     context = full_context(DOCUMENTS, window_tokens=2048, count_tokens=base.count_tokens)
-    asked = {"systems": ("rival_big-model", "rival_big-model_rag"), "parts": ()}
+    asked = {"systems": ("weights", "rival_big-model", "rival_big-model_rag"), "parts": ("judge",)}
     for _ in range(2):
         others = rivals(EndpointWriter(endpoint), endpoint.model, "rival-1", context)
-        found = made(base, adapter, tmp_path / "rows", asked=asked | {"rivals": others})
-    assert len(shown) == 2 * len(QUESTIONS) and set(shown) == {f"Bearer {KEY}"}
+        judge = Judge("big model", "judge-2", EndpointWriter(endpoint))
+        found = made(base, adapter, tmp_path / "rows", asked=asked | {"rivals": others, "judge": judge})
+    assert len(shown) == 2 * len(QUESTIONS) + 2 * 3 and set(shown) == {f"Bearer {KEY}"}
+    assert found.parts["judge"]["systems"]["weights"]["agreement"]["unreadable"]["value"] == 1  # 'noon' is no verdict
     rival = found.systems["rival_big-model"]
     assert rival.usd_per_answer == pytest.approx((1000 * 1.0 + 10 * 2.0) / 1e6)
     assert (rival.prompt_tokens, rival.right["value"]) == (1000, pytest.approx(1 / 3))
@@ -279,18 +362,6 @@ def test_a_passage_is_learnt_partly_or_not_as_its_facts_are_told() -> None:
         cut = coverage.pieces(document, [passage], facts, right)
         assert [(p.start, p.end, p.state) for p in cut] == [(0, 4, "between"), (4, 7, state)]
     assert coverage.pieces(document, [passage], [], [])[1].state == "not asked"
-
-
-class Answering:
-    """Reads as it is told to."""
-
-    name = "answering"
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
-        return [Text(self.text)] * len(prompts)
 
 
 @pytest.mark.parametrize(
@@ -379,8 +450,8 @@ def test_the_page_needs_nothing_and_every_card_that_is_linked_is_there(page: str
 
 def test_a_part_that_the_page_does_not_know_is_shown_plainly(whole: Certificate) -> None:
     share = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8}
-    shown = certificate_page.page(replace(whole, parts={"leaks": {"verbatim": share, "kinds": [{"of": SPELL}]}}))
-    assert "<h2>Leaks</h2>" in shown and "25.0%" in shown and SPELL not in shown
+    shown = certificate_page.page(replace(whole, parts={"news": {"verbatim": share, "kinds": [{"of": SPELL}]}}))
+    assert "<h2>News</h2>" in shown and "25.0%" in shown and SPELL not in shown
 
 
 def test_a_browser_shows_the_page_in_light_and_dark(whole: Certificate, tmp_path: Path) -> None:

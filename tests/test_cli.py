@@ -22,10 +22,12 @@ from imprint import Lesson
 from imprint.errors import BadSetting, NothingToTeach
 from imprint.evaluation.certificate import Certificate, Measured
 from imprint.evaluation.citing import Cited, Source
+from imprint.evaluation.confidence import Verdict
 from imprint.evaluation.proof import Proof, SystemResult
-from imprint.interfaces import cli, doctor, tables
+from imprint.interfaces import cli, doctor, prove_command, tables
 from imprint.interfaces.doctor import Check
 from imprint.interfaces.progress import LineWatch, RichWatch, duration, watching
+from imprint.pipeline import Answer
 from imprint.recipe import Recipe
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
@@ -106,14 +108,15 @@ class FakeTaught:
     name = "handbook@2"
 
     def __init__(
-        self, proof: Proof | None = None, *, certificate: Certificate | None = None, cited: Cited | None = None
-    ) -> None:
-        self.kept, self.certificate, self.cited = proof, certificate, cited
+        self, proof: Proof | None = None, *, certificate: Certificate | None = None, cited: Cited | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:  # fmt: skip
+        self.kept, self.certificate, self.cited, self.verdict = proof, certificate, cited, verdict
         self.asked: list[Any] = []
 
-    def ask(self, question: str, *, routed: bool = False, max_tokens: int) -> str:
+    def answer(self, question: str, *, routed: bool = False, max_tokens: int) -> Answer:
         self.asked.append((question, max_tokens))
-        return "Twenty-five.\x1b[2J"
+        return Answer("Twenty-five.\x1b[2J", self.verdict)
 
     def chat(self, turns: Sequence[Turn], *, max_tokens: int) -> str:
         self.asked.append([(turn.role, turn.text) for turn in turns])
@@ -450,7 +453,7 @@ def test_a_rivals_prices_are_those_said_or_its_own_as_a_writer(home: Path) -> No
     writer = {"address": "http://127.0.0.1:1/v1", "model": "m", "usd_per_million_in": 3.0, "usd_per_million_out": 4.0}
     publish(home, recipe={"writer": writer})
     for usd, prices in (("1,2", (1.0, 2.0)), (None, (3.0, 4.0))):
-        (rival,) = cli._rivals("handbook", writer["address"], "m", "", None, usd)
+        (rival,) = prove_command._rivals("handbook", writer["address"], "m", "", None, usd)
         budget = rival.endpoint.budget
         assert (budget.usd_per_million_in, budget.usd_per_million_out) == prices
 
@@ -462,6 +465,53 @@ def test_an_answer_that_no_passage_bears_out_is_marked(pretend: Pretend) -> None
         ended = run("ask", "handbook", "When?", "--cite")
         assert told in ended.stdout and ended.stdout.startswith("Twenty-five.")
     assert "NOT BORNE OUT" not in run("ask", "handbook", "When?").stdout
+
+
+def test_an_answer_that_is_too_unsure_is_given_anyway_only_and_cited_as_it_is_given(pretend: Pretend) -> None:
+    cited: list[str] = []
+
+    class Citing(FakeTaught):
+        def cite(self, question: str, answer: str) -> Cited:
+            cited.append(answer)
+            return Cited(question, answer, ())
+
+    opened(pretend, Citing(verdict=Verdict(False, 0.12)))
+    plain, anyway = (run("ask", "handbook", "When?", "--cite", *more) for more in ([], ["--anyway"]))
+    assert plain.stdout.startswith("I do not know.\n") and "--anyway" in plain.stderr
+    assert anyway.stdout.startswith("Twenty-five.")
+    assert all("12% likely" in ended.stderr for ended in (plain, anyway))
+    assert cited == ["I do not know.", "Twenty-five.\x1b[2J"]
+    opened(pretend, FakeTaught(verdict=Verdict(True, 0.9)))
+    sure = run("ask", "handbook", "When?")
+    assert sure.stdout.startswith("Twenty-five.") and "likely" not in sure.stderr
+
+
+@pytest.mark.parametrize("words", [["--judge", "http://127.0.0.1:1/v1"], ["--judge", "base", "--judge-model", "m"], ["--judge-model", "m"], ["--judge", "nonsense", "--judge-model", "m"]])
+def test_a_judge_needs_an_address_and_a_model_or_is_the_base(words: list[str], home: Path) -> None:
+    publish(home)
+    ended = run("prove", "handbook", *words)
+    assert ended.exit_code == 2 and ended.stderr.startswith("imprint: ")
+
+
+def test_a_judge_and_samples_are_asked_for(pretend: Pretend, tmp_path: Path) -> None:
+    taught = opened(pretend, FakeTaught(certificate=certified()))
+    where = ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m", "--judge-key-env", "KEY"]
+    for words in (["--judge", "base", "--only", "judge"], [*where, "--samples", "3"]):
+        assert run("prove", "handbook", "--out", str(tmp_path), *words).exit_code == 0
+    (_, alone), (_, all_) = taught.asked
+    assert (alone.judge, alone.parts, alone.systems) == ("base", ("judge",), ("weights", "rag", "full_context"))
+    assert (all_.judge.model, all_.judge.key_env, all_.samples, all_.systems) == ("m", "KEY", 3, None)
+
+
+def test_false_answers_and_twins_are_told_by_system(pretend: Pretend, tmp_path: Path) -> None:
+    share = {"value": 0.375, "low": 0.1, "high": 0.7, "n": 8}
+    made = certified()
+    systems = {key: replace(system, answered_falsely=share, twins={**share, "value": 0.625}) for key, system in made.systems.items()}
+    opened(pretend, FakeTaught(certificate=replace(made, systems=systems)))
+    told = run("prove", "handbook", "--out", str(tmp_path)).stdout
+    assert "37.5%" in told and "62.5%" in told
+    page = (tmp_path / "handbook-2.certificate.html").read_text("utf-8")
+    assert "answers falsely" in page and "tells the twin&#x27;s value" in page and "62.5%" in page
 
 
 # --- what there is ----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
     from imprint.pipeline import (
+        Answer,
         Examined,
         Lesson,
         OtherModel,
@@ -44,13 +45,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Advice", "Certificate", "Curve", "Examined", "LearningMap", "Lesson", "MapSettings", "OtherModel", "Proof",
-    "Question", "Recipe", "Taught", "Together", "Use",
+    "Advice", "Answer", "Certificate", "Curve", "Examined", "LearningMap", "Lesson", "MapSettings", "OtherModel",
+    "Proof", "Question", "Recipe", "Taught", "Together", "Use",
     "advise", "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
 ]  # fmt: skip
 
 _HOMES = {
     "Advice": "imprint.advice",
+    "Answer": "imprint.pipeline",
     "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
     "Examined": "imprint.pipeline",

@@ -11,29 +11,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imprint import base as bases
 from imprint import certifying, documents, embedders, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
-from imprint.certifying import Asked, Kept
+from imprint.certifying import Asked, Judge, Kept
 from imprint.corpus import Corpus
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BadSetting, ImprintError, NoSuchAdapter, NotFound
-from imprint.evaluation import certificate, citing, open_book
+from imprint.evaluation import canaries, certificate, citing, confidence, open_book
+from imprint.evaluation import judge as judging
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import Cited
 from imprint.evaluation.closed_book import Question
+from imprint.evaluation.confidence import Verdict
 from imprint.evaluation.examination import Examination
 from imprint.evaluation.forgetting import general_perplexity, general_text
 from imprint.evaluation.open_book import FullContext, Search
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import read_questions, read_strangers
 from imprint.evaluation.suites import Item, read_suite
-from imprint.evaluation.systems import Rival, rivals
+from imprint.evaluation.systems import Rival, rivals, told
 from imprint.home import cache_folder, home_folder
 from imprint.learning_map import LearningMap, MapSettings
 from imprint.planner import Budget, Plan, parse_budget
@@ -92,6 +94,10 @@ class Examined:
     """Whether the naive rival is trained too, for as many tokens."""
     usd_per_hour: float | None = None
     """What this machine costs."""
+    judge: Endpoint | Literal["base"] | None = None
+    """Who reads the answers besides the match grader: a model at an address, or the untaught base."""
+    samples: int = 0
+    """Answers drawn at random for each question, to see whether they agree."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,6 +112,26 @@ class OtherModel:
     endpoint: Endpoint
     window_tokens: int | None = None
     """How many tokens of the documents it is given at once; None as many as the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the weights answer, and how far they can be believed."""
+
+    text: str
+    verdict: Verdict | None = None
+    """Whether it is to be given, and how likely it is right; None where the version keeps nothing to judge it by,
+    or where it says itself that it does not know."""
+
+    @property
+    def declined(self) -> bool:
+        """Whether it is so unsure that it is better to say that one does not know."""
+        return self.verdict is not None and not self.verdict.known
+
+    @property
+    def given(self) -> str:
+        """The answer, or in its place that it is not known."""
+        return confidence.DECLINED if self.declined else self.text
 
 
 def teach(
@@ -489,15 +515,35 @@ class Taught:
         max_tokens: int = 128,
         temperature: float = 0.0,
         seed: int = 0,
+        anyway: bool = False,
     ) -> str:
         """The answer from the weights alone: no prompt, no documents in the context.
 
-        `routed`: the untouched base answers what is not about the documents. Raises BadSetting for a version that
-        was taught before it was measured what is."""
+        "I do not know." where a certificate of this version found answers as unsure as this one better withheld;
+        `anyway` gives it all the same. `routed`: the untouched base answers what is not about the documents. Raises
+        BadSetting for a version that was taught before it was measured what is."""
+        answer = self.answer(question, routed=routed, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return answer.text if anyway else answer.given
+
+    def answer(
+        self,
+        question: str,
+        *,
+        routed: bool = False,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Answer:
+        """The same answer with how likely it is right, where a certificate measured that. What the base says to a
+        routed question, and what is drawn at a temperature, was not measured: there is no verdict on it."""
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
         if routed and not self.is_about(question):
-            return LocalWriter(self._model()).write([prompt], seed=seed)[0].text
-        return self.write([prompt], seed=seed)[0].text
+            return Answer(LocalWriter(self._model()).write([prompt], seed=seed)[0].text)
+        text = self.write([prompt], seed=seed)[0]
+        kept = confidence.kept(self.registry.reports(self.version))
+        if kept is None or temperature or not told(text.text):
+            return Answer(text.text)
+        return Answer(text.text, confidence.verdict(kept, confidence.of_text(text)))
 
     def is_about(self, question: str) -> bool:
         """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
@@ -621,6 +667,7 @@ class Taught:
         asked, source = self._held_out(questions)
         suites, texts = _suites_and_texts(wanted.suites, wanted.texts)
         writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]  # a missing key is told at once
+        reader = EndpointWriter(wanted.judge) if isinstance(wanted.judge, Endpoint) else None
         watch.stage("Opening the base model")
         model, version = self._model(), self.version
         corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
@@ -630,7 +677,17 @@ class Taught:
             for each in _rivals(rival, writer, corpus.documents, model)
         ]
         all_asked = Asked(
-            asked, source, wanted.systems, wanted.parts, suites, texts, others, wanted.usd_per_hour, wanted.seed
+            questions=asked,
+            questions_from=source,
+            systems=wanted.systems,
+            parts=wanted.parts,
+            suites=suites,
+            texts=texts,
+            rivals=others,
+            usd_per_hour=wanted.usd_per_hour,
+            judge=_judge(wanted.judge, reader, model),
+            samples=wanted.samples,
+            seed=wanted.seed,
         )
         passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
         naive = functools.partial(self._raw_text_rival, corpus, model, wanted.seed, watch)
@@ -640,20 +697,39 @@ class Taught:
                 adapter_folder.read(self.registry.folder(version)),
                 Engine(model, slots=3),
                 all_asked,
-                Kept(corpus.documents, passages, search if passages else None, self.examples),
+                self._kept(corpus, passages, search if passages else None),
                 self._certificate_rows(asked, model, wanted.seed),
                 raw_text=naive if wanted.raw_text and passages else None,
                 about={"adapter": version.adapter_hash, "search": searched_by(), "made_at": _now()},
                 watch=watch,
             )
         self.registry.add_report(version, made.report())
+        found = certifying.kept_confidence(made.parts, seed=wanted.seed)
+        if found is not None:
+            self.registry.add_report(version, found)
         return made
+
+    def _kept(self, corpus: Corpus, passages: Sequence[Passage], search: Search | None) -> Kept:
+        """What a certificate has to look at."""
+        details = self.version.details
+        ids = set(details.get("taught", ()))
+        teachable = without_repeats(passages)
+        return Kept(
+            corpus.documents,
+            passages,
+            search,
+            self.examples,
+            taught=[passage for passage in teachable if passage.id in ids],
+            left_out=[passage for passage in teachable if passage.id not in ids],
+            canaries=canaries.from_json(details.get("canaries", ())),
+        )
 
     def _certificate_rows(self, asked: Sequence[Question], model: Base, seed: int) -> RunFolder:
         """Where what is measured is kept, by all that it hangs on."""
         version = self.version
+        dated = "".join(question.asked for question in asked if question.as_of)
         key = content_hash(
-            str(certificate.FORMAT), version.adapter_hash, version.corpus_hash, repr(asked), searched_by(),
+            str(certificate.FORMAT), version.adapter_hash, version.corpus_hash, repr(asked) + dated, searched_by(),
             model.revision, str(model.device.dtype), str(seed),
         )  # fmt: skip
         return RunFolder(self.home / "certificates" / key)
@@ -744,6 +820,15 @@ def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Docum
         context = open_book.full_context(documents, window_tokens=window, count_tokens=model.count_tokens)
     kept_as = f"rival-{content_hash(endpoint.address, endpoint.model, str(window))}"
     return rivals(writer, endpoint.model, kept_as, context)
+
+
+def _judge(named: Endpoint | str | None, writer: EndpointWriter | None, model: Base) -> Judge | None:
+    """Who judges answers: a model at an address, or the base itself."""
+    if isinstance(named, Endpoint) and writer is not None:
+        return Judge(named.model, content_hash(named.address, named.model, judging.prompt_hash()), writer)
+    if named is None:
+        return None
+    return Judge(f"{model.name} itself", content_hash("base", judging.prompt_hash()), LocalWriter(model))
 
 
 def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage], dict[str, int]]:

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from imprint.types import Report, Version
+from imprint.types import Report, Score, Version
 
 _KEYS = {
-    "context": ("full_context",),
-    "rag": ("rag",),
+    "context": ("full_context_read", "full_context"),
+    "rag": ("rag_read", "rag"),
     "weights": ("weights",),
-    "weights_and_rag": ("weights_and_rag", "weights_rag", "weights+rag"),
+    "weights_and_rag": ("weights_rag",),
 }
-"""What a proof calls the ways."""
+"""What proofs and certificates call the ways. With the skill `read` where the base carries it: what joins weights
+and RAG reads with it too."""
+_TELLING = ("proof", "certificate")
+"""Reports that tell of the ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +68,30 @@ def packed() -> list[Measured]:
 
 
 def certificates(versions: Iterable[tuple[Version, Sequence[Report]]]) -> list[Measured]:
-    """What the latest proof of each of these versions says of the ways."""
+    """What proofs and certificates of these versions say of the ways: of each version the one that tells of most of
+    them, so that all were asked the same questions; of equals the latest."""
     found: list[Measured] = []
     for version, reports in versions:
-        proofs = [r for r in reports if r.name == "proof"]
-        if not proofs:
+        told = [(report, _by_way(report)) for report in reports if report.name in _TELLING]
+        if not told:
             continue
+        report, scores = max(reversed(told), key=lambda pair: len(pair[1]))
         about = Measured(
-            "", version.base, f"the documents of {version}", 0, 0, 0, 0, f"the proof of {version}",
+            "", version.base, f"the documents of {version}", 0, 0, 0, 0, f"the {report.name} of {version}",
             corpus_hash=version.corpus_hash, own=True,
         )  # fmt: skip
-        for way, keys in _KEYS.items():
-            score = next((proofs[-1].scores[k] for k in keys if k in proofs[-1].scores), None)
-            if score is None or math.isnan(score.value):
-                continue
+        for way, score in scores.items():
             times = _times(version) if way.startswith("weights") else None
             found.append(
                 replace(about, way=way, right=score.value, low=score.low, high=score.high, n=score.n, times=times)
             )
     return found
+
+
+def _by_way(report: Report) -> dict[str, Score]:
+    """What a report tells of each way that it measured."""
+    asked = {way: next((report.scores[k] for k in keys if k in report.scores), None) for way, keys in _KEYS.items()}
+    return {way: score for way, score in asked.items() if score is not None and not math.isnan(score.value)}
 
 
 def _times(version: Version) -> float | None:

@@ -2,6 +2,8 @@
 
     system-weights-0.json                       what a system said, and what that took
     perplexity-*, suite-*, unrelated-*.json     what was forgotten: of the bare base, and of the adapter
+    continued-*, membership-*, canaries.json    what leaks
+    signals-*, verdicts-*.json                  how sure the answers are, what a judge said of them
     facts.json, citations.json, rot-*.json      coverage, sources, context rot
 
 A new system is a small object (evaluation/systems.py) and a line in SYSTEMS; a new part is a function from a
@@ -13,8 +15,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from imprint.certifying.hearing import SYSTEMS, Asked, Hearing, Kept
+from imprint.certifying.hearing import SYSTEMS, Asked, Hearing, Judge, Kept
 from imprint.certifying.parts import PARTS, wanted_parts
+from imprint.certifying.trust import kept_confidence
 from imprint.engine import Engine, Seat
 from imprint.errors import BadSetting
 from imprint.evaluation import certificate, open_book
@@ -25,7 +28,7 @@ from imprint.skills import skill
 from imprint.types import Adapter
 from imprint.watch import SILENT, Watch
 
-__all__ = ["PARTS", "SYSTEMS", "Asked", "Kept", "certify"]
+__all__ = ["PARTS", "SYSTEMS", "Asked", "Judge", "Kept", "certify", "kept_confidence"]
 
 
 def certify(
@@ -47,6 +50,7 @@ def certify(
     reader = skill("read", base)
     there = {TAUGHT} | ({READ} if reader else set()) | ({RAW_TEXT} if raw_text else set())
     there |= {"documents"} if kept.search else set()
+    there |= ({"canaries"} if kept.canaries else set()) | ({"judge"} if asked.judge else set())
     wanted = _wanted_systems(asked, there)
     parts = wanted_parts(asked.parts, there)
     with contextlib.ExitStack() as stack:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from imprint.base import Base
 from imprint.engine import Engine, Seat
 from imprint.evaluation import certificate
-from imprint.evaluation.closed_book import Question
+from imprint.evaluation.canaries import Canary
+from imprint.evaluation.closed_book import Answered, Question, grade
 from imprint.evaluation.hybrid import Either
 from imprint.evaluation.open_book import FullContext, Search
 from imprint.evaluation.searching import Searches
@@ -29,7 +31,7 @@ from imprint.evaluation.systems import (
     answers_from_json,
 )
 from imprint.run_folder import RunFolder
-from imprint.types import Document, Example, Passage
+from imprint.types import Document, Example, Passage, Writer
 from imprint.watch import Watch
 
 SYSTEMS: tuple[System, ...] = (
@@ -52,6 +54,17 @@ _PAID_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """A model that reads answers and says right, wrong or abstained."""
+
+    says: str
+    """What a table calls it."""
+    kept_as: str
+    """What its verdicts are kept under: another address or model makes another."""
+    writer: Writer
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What is to be certified, beside the adapter itself."""
 
@@ -68,6 +81,10 @@ class Asked:
     rivals: Sequence[Rival] = ()
     usd_per_hour: float | None = None
     """What this machine costs; None tells no price of what it computes."""
+    judge: Judge | None = None
+    """Who reads the answers besides the match grader; None for nobody."""
+    samples: int = 0
+    """Answers drawn at random for each question, to see whether they agree; 0 looks at the free signals only."""
     seed: int = 0
 
 
@@ -80,6 +97,11 @@ class Kept:
     search: Search | None = None
     examples: Callable[[], Iterable[Example]] = tuple
     """The training text, as far as it is here."""
+    taught: Sequence[Passage] = ()
+    """The passages that were taught, and of the same documents those that the plan left out."""
+    left_out: Sequence[Passage] = ()
+    canaries: Sequence[Canary] = ()
+    """Secret lines that were put among the training text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +131,12 @@ class Hearing:
         assert self.kept.search is not None, "parts that search are left out where there is nothing to search"
         return self.kept.search
 
+    @contextlib.contextmanager
+    def wearing(self, wears: str) -> Iterator[Base]:
+        """The base with the adapter of that name on, TAUGHT or READ; '' bare."""
+        with self.engine.wearing(self.seats[wears] if wears else None):
+            yield self.base
+
     def row(self, name: str, stage: str, make: Callable[[], Any]) -> Any:
         """JSON values of that name: as they were kept, or made now, as a stage that is told, and kept."""
         found = self.rows.read(name)
@@ -120,7 +148,7 @@ class Hearing:
 
     def answers(self, system: System) -> Answers:
         """What a system says to the questions; of a rival, some are kept at a time, for they were paid for."""
-        texts = [question.text for question in self.asked.questions]
+        texts = [question.asked for question in self.asked.questions]
         step = _PAID_AT_ONCE if isinstance(system, Rival) else max(1, len(texts))
         label = system.kept_as if isinstance(system, Rival) else system.name
         total = Answers()
@@ -134,6 +162,10 @@ class Hearing:
     def earlier(self, name: str) -> Answers:
         """What the system of that name says."""
         return self.answers(next(system for system in SYSTEMS if system.name == name))
+
+    def graded(self, name: str) -> list[Answered]:
+        """The same, each with its grade."""
+        return [grade(q, said.text) for q, said in zip(self.asked.questions, self.earlier(name).said, strict=True)]
 
     def _ask(self, system: System, texts: Sequence[str]) -> dict[str, Any]:
         return system.answers(texts, self.desk).as_json()

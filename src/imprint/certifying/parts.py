@@ -1,5 +1,6 @@
 """What a certificate tells besides the questions: what was forgotten, what is covered, where answers stand, how
-context rots. Each part is a function from a Hearing to JSON values."""
+context rots; and of trust.py what leaks, how sure answers are, and what a judge says. Each part is a function from
+a Hearing to JSON values."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imprint.certifying.hearing import Hearing
+from imprint.certifying.trust import confidence, judge, leaks
 from imprint.errors import BadSetting
 from imprint.evaluation import context_rot, coverage, interference, suites
 from imprint.evaluation.certificate import share
@@ -29,6 +31,7 @@ _SHOWN_CHARACTERS = 400_000
 """Documents are shown up to so much text; shares count all."""
 _EXCERPT = 400
 """Characters of an example or a passage that are shown."""
+_DOCUMENTS = frozenset({"documents"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,11 @@ class Part:
     """One part of a certificate."""
 
     measure: Callable[[Hearing], dict[str, Any]]
-    needs_documents: bool = True
+    needs: frozenset[str] = frozenset()
+    """One of these must be there: 'documents', 'canaries', 'judge'. Nothing is needed where none is named."""
+
+    def possible(self, there: set[str]) -> bool:
+        return not self.needs or bool(self.needs & there)
 
 
 def wanted_parts(wanted: Sequence[str] | None, there: set[str]) -> list[str]:
@@ -44,9 +51,10 @@ def wanted_parts(wanted: Sequence[str] | None, there: set[str]) -> list[str]:
     for name in wanted or ():
         if name not in PARTS:
             raise BadSetting(f"No part '{name}' of a certificate. There are: {', '.join(PARTS)}.")
-        if PARTS[name].needs_documents and "documents" not in there:
-            raise BadSetting(f"Part '{name}' needs the documents, which are not kept here.")
-    possible = [name for name, part in PARTS.items() if "documents" in there or not part.needs_documents]
+        if not PARTS[name].possible(there):
+            lacking = "a judge: name one" if name == "judge" else "the documents, which are not kept here"
+            raise BadSetting(f"Part '{name}' needs {lacking}.")
+    possible = [name for name, part in PARTS.items() if part.possible(there)]
     return possible if wanted is None else [name for name in PARTS if name in wanted]
 
 
@@ -73,16 +81,16 @@ def forgotten(hearing: Hearing) -> dict[str, Any]:
     return told
 
 
-def _worn(hearing: Hearing, wears: str, measure: Callable[..., Any], what: Any) -> Any:
-    with hearing.engine.wearing(hearing.seats[wears] if wears else None):
-        return measure(hearing.base, what)
-
-
 def _suite(hearing: Hearing, name: str, items: Sequence[Item], wears: str) -> list[float]:
     """Which items the bare base, or the adapter, gets right."""
     label = f"suite-{content_hash(name, repr(items))}-{wears or 'bare'}"
     stage = f"Judging {len(items)} items of {name}: {_who(wears)}"
-    return list(hearing.row(label, stage, lambda: _worn(hearing, wears, suites.measure, items)))
+
+    def judged() -> list[float]:
+        with hearing.wearing(wears) as base:
+            return suites.measure(base, items)
+
+    return list(hearing.row(label, stage, judged))
 
 
 def _who(wears: str) -> str:
@@ -92,16 +100,21 @@ def _who(wears: str) -> str:
 def _perplexity(hearing: Hearing, name: str, text: str, wears: str) -> Perplexity:
     label = f"perplexity-{content_hash(name, text)}-{wears or 'bare'}"
     stage = f"Reading {name} text: {_who(wears)}"
-    row = hearing.row(label, stage, lambda: asdict(_worn(hearing, wears, perplexity, text)))
+
+    def read() -> dict[str, Any]:
+        with hearing.wearing(wears) as base:
+            return asdict(perplexity(base, text))
+
+    row = hearing.row(label, stage, read)
     return Perplexity(tuple(row["nats"]), tuple(row["tokens"]))
 
 
 def _interference(hearing: Hearing) -> dict[str, Any]:
     writer, seed = LocalWriter(hearing.base), hearing.asked.seed
     texts = [document.text for document in hearing.kept.documents]
-    with hearing.engine.wearing(None):
+    with hearing.wearing(""):
         untouched = interference.unrelated_answers(writer, seed=seed)
-    with hearing.engine.wearing(hearing.seats[TAUGHT]):
+    with hearing.wearing(TAUGHT):
         found = interference.interference(writer, texts, untouched, seed=seed)
     spoke = [asdict(answer) for answer in found.answers if answer.words]
     return {"share": asdict(found.share), "by_chance": asdict(found.by_chance), "spoke": spoke}
@@ -115,7 +128,7 @@ def covered(hearing: Hearing) -> dict[str, Any]:
     asked, kept, seed = hearing.asked, hearing.kept, hearing.asked.seed
     examples = coverage.by_passage(kept.examples())
     facts = coverage.facts(kept.passages, examples, asked.questions, hearing.search, seed=seed)
-    prompts = [closed(fact.question.text) for fact in facts]
+    prompts = [closed(fact.question.asked) for fact in facts]
     stage = f"Asking {len(facts)} facts of {len(kept.passages)} passages"
     said = hearing.row("facts", stage, lambda: [s.text for s in hearing.desk.write(prompts, TAUGHT).said])
     right = [grade(fact.question, text).contains for fact, text in zip(facts, said, strict=True)]
@@ -168,14 +181,12 @@ def _short(text: str) -> str:
 
 def citations(hearing: Hearing) -> dict[str, Any]:
     """Whether the documents bear out what the weights answered, and whether that tells right from wrong."""
-    questions, seed = hearing.asked.questions, hearing.asked.seed
-    said = [answer.text for answer in hearing.earlier("weights").said]
-    graded = [grade(question, text) for question, text in zip(questions, said, strict=True)]
+    graded, seed = hearing.graded("weights"), hearing.asked.seed
 
     def found() -> list[dict[str, Any]]:
         reader = SkilledWriter(hearing.engine, LocalWriter(hearing.base))
-        pairs = [(a.question.text, a.text) for a in graded]
-        with hearing.engine.wearing(None):
+        pairs = [(a.question.asked, a.text) for a in graded]
+        with hearing.wearing(""):
             return [cited_json(cited) for cited in cite(pairs, hearing.search, reader, seed=seed)]
 
     rows = hearing.row("citations", "Looking for the sources of the answers", found)
@@ -256,7 +267,7 @@ def _beside(hearing: Hearing, needles: Sequence[Needle], name: str, way: str, we
     questions = list(hearing.asked.questions)
     said = hearing.earlier(name).said
     right = [grade(n.question, said[questions.index(n.question)].text).contains for n in needles]
-    prompt = hearing.desk.prompt(way, needles[0].question.text)[0]
+    prompt = hearing.desk.prompt(way, needles[0].question.asked)[0]
 
     def alone() -> dict[str, Any]:
         answers = hearing.desk.write([prompt], wears)
@@ -267,9 +278,12 @@ def _beside(hearing: Hearing, needles: Sequence[Needle], name: str, way: str, we
 
 
 PARTS: Mapping[str, Part] = {
-    "forgotten": Part(forgotten, needs_documents=False),
-    "coverage": Part(covered),
-    "citations": Part(citations),
-    "context_rot": Part(rot),
+    "forgotten": Part(forgotten),
+    "leaks": Part(leaks, frozenset({"documents", "canaries"})),
+    "confidence": Part(confidence),
+    "judge": Part(judge, frozenset({"judge"})),
+    "coverage": Part(covered, _DOCUMENTS),
+    "citations": Part(citations, _DOCUMENTS),
+    "context_rot": Part(rot, _DOCUMENTS),
 }
-"""By name, in the order in which they are measured and shown. Others' parts go here: leaks, judge, confidence."""
+"""By name, in the order in which they are measured and shown."""

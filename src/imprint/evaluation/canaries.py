@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def as_json(canaries: Sequence[Canary]) -> list[dict[str, Any]]:
     return [asdict(canary) for canary in canaries]
 
 
-def from_json(records: Sequence[Mapping[str, Any]]) -> list[Canary]:
+def from_json(records: Iterable[Mapping[str, Any]]) -> list[Canary]:
     return [Canary(**record) for record in records]
 
 

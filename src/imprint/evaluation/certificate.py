@@ -14,7 +14,8 @@ from typing import Any
 from imprint.errors import BadInput
 from imprint.evaluation.closed_book import Answered, Question, abstains, grade, interval
 from imprint.evaluation.differences import Difference, corrected, difference
-from imprint.evaluation.systems import Answers
+from imprint.evaluation.plain_words import of_parts
+from imprint.evaluation.systems import Answers, told
 from imprint.types import Report, Score
 
 FORMAT = 1
@@ -43,7 +44,7 @@ class Measured:
     by_kind: Mapping[str, Share]
     """Of each kind of question; of unanswerable ones, right is an answer that says so."""
     abstained: Share
-    """Of the questions that the documents do not answer: it says so. The others were answered falsely."""
+    """Of the questions that the documents do not answer: it says so."""
     wrongly_abstained: Share
     """Of the answerable questions, those to which it says that the documents do not tell."""
     seconds_per_answer: float
@@ -55,6 +56,10 @@ class Measured:
     """What a server charged, or this machine's time at the price that was said; None where none was."""
     answers: Sequence[Mapping[str, Any]] = ()
     """Every answer with its grade."""
+    twins: Share = field(default_factory=lambda: share([], seed=0))
+    """Of the questions that a near-duplicate answers otherwise, those answered with its value and no right one."""
+    answered_falsely: Share = field(default_factory=lambda: share([], seed=0))
+    """Of the questions that the documents do not answer, those that were answered all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,8 @@ def measured(
         written_tokens=answers.written_tokens / n,
         usd_per_answer=None if usd is None else usd / n,
         answers=[_shown(a, asdict(said)) for a, said in zip(graded, answers.said, strict=True)],
+        twins=share([a.twin for a in graded if a.question.wrong], seed=seed),
+        answered_falsely=share([float(told(a.text)) for a in stranger], seed=seed),
     )
 
 
@@ -163,35 +170,37 @@ def differences(
 
 def sentences(made: Certificate) -> list[str]:
     """The most important of it in plain words."""
-    told = []
+    said = []
     weights = made.systems.get("weights")
     if weights and weights.right["n"]:
-        told.append(f"Closed book, the weights answer {in_words(weights.right)} of the questions rightly.")
+        said.append(f"Closed book, the weights answer {in_words(weights.right)} of the questions rightly.")
     asked = {key: s for key, s in made.systems.items() if s.right["n"]}
     best = max(asked, key=lambda key: asked[key].right["value"], default="")
     if len(asked) > 1 and asked[best].right["value"]:
-        told.append(f"Of all {len(asked)} systems, most right: {asked[best].says}, {in_words(asked[best].right)}.")
+        said.append(f"Of all {len(asked)} systems, most right: {asked[best].says}, {in_words(asked[best].right)}.")
     for d in made.differences:
         if d["one"] == "weights" and d["p_holm"] is not None and d["p_holm"] < 0.05:
             how = "ahead of" if d["value"] > 0 else "behind"
             other = made.systems[d["other"]].says
-            told.append(
+            said.append(
                 f"The weights are {how} {other} by {abs(100 * d['value']):.1f} points (p = {d['p_holm']:.2g})."
             )
     if weights and weights.abstained["n"]:
-        told.append(
+        said.append(
             f"Of questions that the documents do not answer, the weights decline {in_words(weights.abstained)}."
         )
+    if weights and weights.twins["n"]:
+        said.append(f"A near-duplicate's value is what the weights tell of {in_words(weights.twins)}.")
     for name, perplexity in made.parts.get("forgotten", {}).get("perplexity", {}).items():
         ratio = perplexity["ratio"]
         span = f"{ratio['low'] - 1:+.1%} to {ratio['high'] - 1:+.1%}"
-        told.append(f"Perplexity of {name} text changed by {ratio['value'] - 1:+.1%} ({span}).")
-    return told
+        said.append(f"Perplexity of {name} text changed by {ratio['value'] - 1:+.1%} ({span}).")
+    return [*said, *of_parts(made.parts)]
 
 
-def in_words(told: Share) -> str:
+def in_words(share: Share) -> str:
     """A share in a sentence."""
-    return f"{told['value']:.1%} ({told['low']:.1%} to {told['high']:.1%}, {told['n']} questions)"
+    return f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}, {share['n']} questions)"
 
 
 def share(values: Sequence[float], *, seed: int) -> dict[str, Any]:
@@ -229,6 +238,8 @@ def _shown(answered: Answered, said: Mapping[str, Any]) -> dict[str, Any]:
         "contains": answered.contains,
         "exact": answered.exact,
         "f1": round(answered.f1, 3),
+        **({"wrong": list(answered.question.wrong), "twin": answered.twin} if answered.question.wrong else {}),
+        **({"as_of": answered.question.as_of} if answered.question.as_of else {}),
         **{key: said[key] for key in _BESIDES if said[key] not in (None, "", ())},
     }
 

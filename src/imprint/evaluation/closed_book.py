@@ -44,6 +44,11 @@ class Question:
     as_of: str | None = None
     """ISO date for which it is asked, where the answer changed."""
 
+    @property
+    def asked(self) -> str:
+        """What every system is asked: of a dated question, the date is said in words."""
+        return f"As of {self.as_of}: {self.text}" if self.as_of else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -122,6 +127,6 @@ def answer_all(
 ) -> tuple[list[Answered], float]:
     """Every question put to a writer and graded; and the seconds that took."""
     began = time.monotonic()
-    texts = writer.write([prompt(q.text) for q in questions], seed=seed)
+    texts = writer.write([prompt(q.asked) for q in questions], seed=seed)
     seconds = time.monotonic() - began
     return [grade(q, t.text) for q, t in zip(questions, texts, strict=True)], seconds

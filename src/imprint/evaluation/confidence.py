@@ -43,6 +43,10 @@ from imprint.evaluation.ranking import told_apart
 from imprint.types import Prompt, Report, Score, Text, Writer
 from imprint.writers.local import LocalWriter
 
+REPORT = "confidence"
+"""What the registry calls it."""
+DECLINED = "I do not know."
+"""What is said in the place of an answer below the line."""
 SIGNALS = ("mean", "least", "lift", "agreement", "gain")
 COVERAGE = 0.8
 """Questions that are answered at least, where nobody says otherwise: one of five may be declined."""
@@ -287,6 +291,12 @@ def from_json(record: Mapping[str, Any]) -> Confidence:
     return Confidence(record["signal"], kept, at, record["coverage"])
 
 
+def kept(reports: Sequence[Report]) -> Confidence | None:
+    """Of a version's reports the latest on confidence; None where none was made."""
+    found = [report for report in reports if report.name == REPORT]
+    return from_json(found[-1].details["confidence"]) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether an answer is to be given, and how likely it is right."""
@@ -342,7 +352,7 @@ def report(
         "curve": [asdict(one) for one in curve(likely, right, seed=seed)],
         "coverage": {share: asdict(s) for share, s in coverage_curve(values, right, seed=seed).items()},
     }
-    return Report("confidence", scores, seed, details)
+    return Report(REPORT, scores, seed, details)
 
 
 def auroc(values: Sequence[float], right: Sequence[float], *, seed: int) -> Score:

@@ -124,7 +124,7 @@ def padding_for(
 
 def read(desk: Desk, found: Sequence[Needle], text: str | None, length: int, wears: str = "") -> Read:
     """The questions after this text; where it is None, each after its own passage."""
-    prompts = [with_text(text if text is not None else n.passage.text, n.question.text) for n in found]
+    prompts = [with_text(text if text is not None else n.passage.text, n.question.asked) for n in found]
     answers = desk.write(prompts, wears)
     alone = desk.write(prompts[:1], wears)
     right = tuple(grade(n.question, said.text).contains for n, said in zip(found, answers.said, strict=True))

@@ -113,7 +113,7 @@ def learnt(result: proof.SystemResult) -> dict[str, Any]:
 
 def nats(writer: LocalWriter, questions: Sequence[Question]) -> list[float]:
     """What the right answer to each question costs, closed book, in nats a token: finer than right or wrong."""
-    likely = writer.likelihoods([open_book.closed(q.text) for q in questions], [q.answers[0] for q in questions])
+    likely = writer.likelihoods([open_book.closed(q.asked) for q in questions], [q.answers[0] for q in questions])
     return [-value for value in likely]
 
 
@@ -121,7 +121,7 @@ def cost(engine: Engine, worn: Worn, questions: Sequence[Question]) -> dict[str,
     """Seconds of an answer of 16 tokens, many at once, and the ratio to the bare base: in turns, at equal work."""
     base = engine.base
     rows = _COST_ROWS_GPU if base.device.torch.type == "cuda" else _COST_ROWS
-    ids = [base.prompt_ids(open_book.closed(q.text).turns) for q in questions]
+    ids = [base.prompt_ids(open_book.closed(q.asked).turns) for q in questions]
     shortest = min(len(row) for row in ids)
     tokens_BT = torch.tensor([ids[i % len(ids)][-shortest:] for i in range(rows)], device=base.device.torch)
     ours: list[float] = []
@@ -151,7 +151,7 @@ def cost_of_reading(
     bare: list[float] = []
     for _ in range(2):
         for seconds, way in ((ours, prompt), (bare, open_book.closed)):
-            prompts: list[Prompt] = [way(q.text) for q in some]
+            prompts: list[Prompt] = [way(q.asked) for q in some]
             began = time.perf_counter()
             writer.write(prompts, seed=seed)
             seconds.append((time.perf_counter() - began) / len(some))

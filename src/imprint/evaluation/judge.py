@@ -92,7 +92,7 @@ def judge_prompt(question: Question, answer: str, *, turned: bool = False) -> Pr
         parts, words = parts[::-1], words[::-1]
     asked = filled_in(
         _prompt_text(),
-        question=question.text,
+        question=question.asked,
         first=parts[0],
         second=parts[1],
         words=f"{words[0]}, {words[1]} or {words[2]}",

@@ -37,10 +37,10 @@ PREFIX_TOKENS, NEXT_TOKENS = 32, 32
 """Given of a passage; and compared token by token after that."""
 VERBATIM_TOKENS = 50
 """In a row, from which on a text counts as memorised."""
+SHORTEST_TOKENS = PREFIX_TOKENS + 8
+"""A passage of fewer has too little after its beginning."""
 _GOES_ON_TOKENS = 64
 """Written after the prefix."""
-_SHORTEST = 8
-"""Tokens after the prefix of which a passage must have so many."""
 _MIN_K = 0.2
 """Share of a text's tokens that `min_k` looks at."""
 
@@ -69,7 +69,7 @@ def continued(base: Base, passages: Sequence[Passage], *, seed: int = 0) -> list
 
     Wear an adapter (Engine.wearing) to measure it."""
     cut = [(p, base.tokenizer.encode(p.text, add_special_tokens=False)) for p in passages]
-    cut = [(p, ids) for p, ids in cut if len(ids) >= PREFIX_TOKENS + _SHORTEST]
+    cut = [(p, ids) for p, ids in cut if len(ids) >= SHORTEST_TOKENS]
     prompts = [way for p, ids in cut for way in _ways(base, p, ids)]
     said = iter(LocalWriter(base).write(prompts, seed=seed))
     found = []

@@ -137,7 +137,7 @@ def measure(
         high=score.high,
         n=score.n,
         seconds_per_answer=seconds / max(1, len(questions)),
-        prompt_tokens=sum(count_tokens(prompt(q.text)) for q in questions) / max(1, len(questions)),
+        prompt_tokens=sum(count_tokens(prompt(q.asked)) for q in questions) / max(1, len(questions)),
         exact=_mean([a.exact for a in asked]),
         f1=_mean([a.f1 for a in asked]),
         by_kind=by_kind,

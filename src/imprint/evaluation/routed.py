@@ -35,7 +35,7 @@ def routed(engine: Engine, seat: Seat, examination: Examination, bare: Row, worn
     def about(questions: Sequence[str]) -> list[bool]:
         return accepts([choice.asked(engine, q) for q in questions])
 
-    asked = [q.text for q in examination.questions]
+    asked = [q.asked for q in examination.questions]
     accepted = {
         "questions": about(asked),
         "strangers": about([q.text for q in examination.strangers]),

@@ -13,7 +13,9 @@ from typing import Any
 from imprint.evaluation import certificate
 from imprint.evaluation.certificate import Certificate, Measured
 from imprint.evaluation.coverage import BETWEEN
+from imprint.interfaces import certificate_cells as cell
 from imprint.interfaces import certificate_plots as plots
+from imprint.interfaces import certificate_trust as trust
 from imprint.interfaces.page import opened, table
 from imprint.interfaces.page import text as _text
 from imprint.run_folder import write_whole
@@ -65,7 +67,7 @@ def page(made: Certificate) -> str:
         [
             *opened(f"{made.name}@{made.version}: what it learnt, and what its rivals do", _STYLE),
             f'<p class="soft">{_text(_about(made))}</p>',
-            _list([*certificate.sentences(made), *made.notes]),
+            cell.listed([*certificate.sentences(made), *made.notes]),
             "<h2>The same questions, put to everybody</h2>",
             plots.shares([(s.says, s.right, key == "weights") for key, s in made.systems.items()]),
             _systems(made),
@@ -85,6 +87,7 @@ def page(made: Certificate) -> str:
 
 def _systems(made: Certificate) -> str:
     money = any(s.usd_per_answer is not None for s in made.systems.values())
+    twins = any(s.twins["n"] for s in made.systems.values())
     heads = [
         ("", ""),
         ("right", "answerable questions whose answer contains a right one"),
@@ -92,6 +95,7 @@ def _systems(made: Certificate) -> str:
         ("exact", "answers that are a right one and nothing else"),
         ("abstains", "on what the documents do not tell"),
         ("answers falsely", "what the documents do not tell"),
+        *([("tells the twin's value", "of what a near-duplicate answers otherwise")] if twins else []),
         ("wrongly abstains", "on what they do tell"),
         ("tokens read", "for each answer, all prompts that it took"),
         ("tokens written", "for each answer"),
@@ -100,21 +104,19 @@ def _systems(made: Certificate) -> str:
     ]
     rows = []
     for key, s in made.systems.items():
-        false = dict(s.abstained)
-        if false["n"]:
-            false |= {"value": 1 - false["value"], "low": 1 - false["high"], "high": 1 - false["low"]}
         cells = [
             f"{_text(s.says)}<small>{_text(s.means)}</small>",
-            _share(s.right),
-            _number(s.f1, ".2f"),
-            _number(s.exact, ".1%"),
-            _share(s.abstained),
-            _share(false),
-            _share(s.wrongly_abstained),
-            _number(s.prompt_tokens, ",.0f"),
-            _number(s.written_tokens, ",.0f"),
-            _number(s.seconds_per_answer, ".3g"),
-            *([_number(None if s.usd_per_answer is None else 1000 * s.usd_per_answer, ".3g")] if money else []),
+            cell.share(s.right),
+            cell.number(s.f1, ".2f"),
+            cell.number(s.exact, ".1%"),
+            cell.share(s.abstained),
+            cell.share(s.answered_falsely),
+            *([cell.share(s.twins)] if twins else []),
+            cell.share(s.wrongly_abstained),
+            cell.number(s.prompt_tokens, ",.0f"),
+            cell.number(s.written_tokens, ",.0f"),
+            cell.number(s.seconds_per_answer, ".3g"),
+            *([cell.number(None if s.usd_per_answer is None else 1000 * s.usd_per_answer, ".3g")] if money else []),
         ]
         rows.append(("good" if key == "weights" else "", cells))
     return table(heads, rows)
@@ -134,7 +136,9 @@ def _differences(made: Certificate) -> list[str]:
     for d in made.differences:
         pair = f"{_says(made, d['one'])} less {_says(made, d['other'])}"
         points = {key: None if d[key] is None else d[key] for key in ("value", "low", "high")} | {"n": d["n"]}
-        rows.append(("", [pair, _points(points), _p(d["p"]), _p(d["p_holm"]), _text(d["test"])]))
+        rows.append(
+            ("", [pair, cell.points(points), cell.p_value(d["p"]), cell.p_value(d["p_holm"]), _text(d["test"])])
+        )
     return ["<h2>Differences</h2>", table(heads, rows)]
 
 
@@ -145,7 +149,7 @@ def _kinds(made: Certificate) -> str:
         n = next(s.by_kind[kind]["n"] for s in made.systems.values() if kind in s.by_kind)
         heads.append((f"{kind} ({n})", "right; of unanswerable questions: says so"))
     rows = [
-        ("good" if key == "weights" else "", [_text(s.says), *(_share(s.by_kind[kind]) for kind in kinds)])
+        ("good" if key == "weights" else "", [_text(s.says), *(cell.share(s.by_kind[kind]) for kind in kinds)])
         for key, s in made.systems.items()
     ]
     return table(heads, rows)
@@ -170,18 +174,20 @@ def _answers(made: Certificate) -> str:
     rows = []
     for i, first in enumerate(made.systems[keys[0]].answers):
         question = _text(first["question"])
+        dated = f"<small>as of {_text(first['as_of'])}</small>" if first.get("as_of") else ""
         if first["question"] in cards:
             question = f'<a href="#fact-{cards[first["question"]]}">{question}</a>'
         right = " / ".join(first["right"]) or "(not told)"
         said = [_graded(made.systems[key].answers[i]) for key in keys]
-        rows.append(("", [question, _text(first["kind"]), _text(right), *said]))
+        rows.append(("", [question + dated, _text(first["kind"]), _text(right), *said]))
     return f'<div class="answers">{table(heads, rows)}</div>'
 
 
 def _graded(answer: Mapping[str, Any]) -> str:
     mark = '<span class="yes">✓</span>' if answer["contains"] else '<span class="no">✗</span>'
-    searched = "; ".join(answer.get("queries", ())[1:])
-    small = f"<small>then searched: {_text(searched)}</small>" if searched else ""
+    notes = ["the value of a near-duplicate"] if answer.get("twin") else []
+    notes += [f"then searched: {'; '.join(answer['queries'][1:])}"] if answer.get("queries", ())[1:] else []
+    small = "".join(f"<small>{_text(note)}</small>" for note in notes)
     return f"{mark} {_text(answer['answer'])}{small}"
 
 
@@ -195,15 +201,29 @@ def _forgotten(name: str, part: Mapping[str, Any], made: Certificate) -> list[st
         ratio = told["ratio"]
         change = {key: ratio[key] - 1 for key in ("value", "low", "high")} | {"n": ratio["n"]}
         before, after = (f"{told[key]:.2f}" for key in ("before", "after"))
-        rows.append(("", [f"perplexity of {_text(text)}", before, after, _signed(change, "%"), ""]))
+        rows.append(("", [f"perplexity of {_text(text)}", before, after, cell.signed(change, "%"), ""]))
     for suite, told in part["suites"].items():
         change = told["change"]
-        cells = [_share(told["before"]), _share(told["after"]), _points(change), _p(change["p"])]
+        cells = [
+            cell.share(told["before"]),
+            cell.share(told["after"]),
+            cell.points(change),
+            cell.p_value(change["p"]),
+        ]
         rows.append(("", [f"right of {_text(suite)}", *cells]))
     if "interference" in part:
         told = part["interference"]
         rows.append(
-            ("", ["speaks of the documents unasked", _share(told["by_chance"]), _share(told["share"]), "", ""])
+            (
+                "",
+                [
+                    "speaks of the documents unasked",
+                    cell.share(told["by_chance"]),
+                    cell.share(told["share"]),
+                    "",
+                    "",
+                ],
+            )
         )
     return ["<h2>What was forgotten</h2>", table(heads, rows)]
 
@@ -211,8 +231,8 @@ def _forgotten(name: str, part: Mapping[str, Any], made: Certificate) -> list[st
 def _coverage(name: str, part: Mapping[str, Any], made: Certificate) -> list[str]:
     states = ", ".join(f"{n} {state}" for state, n in part["states"].items())
     told = [
-        f"Facts asked in the training text's own words: {_told_share(part['trained'])} told.",
-        f"Held-out questions whose passage was found: {_told_share(part['held_out'])} told.",
+        f"Facts asked in the training text's own words: {cell.told_share(part['trained'])} told.",
+        f"Held-out questions whose passage was found: {cell.told_share(part['held_out'])} told.",
         f"Passages: {states}, of {part['passages']}.",
     ]
     facts = part.get("facts", ())
@@ -231,7 +251,7 @@ def _coverage(name: str, part: Mapping[str, Any], made: Certificate) -> list[str
     }
     cards = [_card(i, fact, passages.get(fact["passage"], "")) for i, fact in enumerate(facts)]
     return [
-        '<h2 id="documents">What of the documents was learnt</h2>', _list(told), key, *shown,
+        '<h2 id="documents">What of the documents was learnt</h2>', cell.listed(told), key, *shown,
         f'<div class="cards">{"".join(cards)}</div>',
     ]  # fmt: skip
 
@@ -287,10 +307,10 @@ def _card(place: int, fact: Mapping[str, Any], passage: str) -> str:
 
 def _citations(name: str, part: Mapping[str, Any], made: Certificate) -> list[str]:
     told = [
-        f"Of the weights' right answers, {_told_share(part['right_supported'])} are borne out by a passage; of the "
-        f"wrong ones, {_told_share(part['wrong_supported'])}.",
-        f"Of the answers that are borne out, {_told_share(part['right_where_supported'])} are right; "
-        f"of the others, {_told_share(part['right_where_not'])}.",
+        f"Of the weights' right answers, {cell.told_share(part['right_supported'])} are borne out by a passage; "
+        f"of the wrong ones, {cell.told_share(part['wrong_supported'])}.",
+        f"Of the answers that are borne out, {cell.told_share(part['right_where_supported'])} are right; "
+        f"of the others, {cell.told_share(part['right_where_not'])}.",
     ]
     rows = []
     for row in part.get("answers", ()):
@@ -301,7 +321,7 @@ def _citations(name: str, part: Mapping[str, Any], made: Certificate) -> list[st
     heads = [("question", ""), ("the weights say", ""), ("", ""), ("passage", "")]
     shown = f'<div class="answers">{table(heads, rows)}</div>'
     body = f"<details><summary>Every answer with its source</summary>{shown}</details>"
-    return ["<h2>Where the answers stand</h2>", _list(told), *([body] if rows else [])]
+    return ["<h2>Where the answers stand</h2>", cell.listed(told), *([body] if rows else [])]
 
 
 def _rot(name: str, part: Mapping[str, Any], made: Certificate) -> list[str]:
@@ -322,8 +342,8 @@ def _rot(name: str, part: Mapping[str, Any], made: Certificate) -> list[str]:
 
 def _rot_cells(row: Mapping[str, Any], made: Certificate) -> list[str]:
     length = "-" if "length" not in row else f"{row['length']:,}" if row["length"] else "focused"
-    figures = [_number(row["prompt_tokens"], ",.0f"), _number(row["seconds_alone"], ".3g")]
-    return [_says(made, row["system"]), length, _share(row["right"]), *figures]
+    figures = [cell.number(row["prompt_tokens"], ",.0f"), cell.number(row["seconds_alone"], ".3g")]
+    return [_says(made, row["system"]), length, cell.share(row["right"]), *figures]
 
 
 def _any_part(name: str, part: Any, made: Certificate) -> list[str]:
@@ -333,7 +353,7 @@ def _any_part(name: str, part: Any, made: Certificate) -> list[str]:
 
 def _any(value: Any) -> str:
     if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-        return _share(value) if value.get("unit", "share") == "share" else _interval(value)
+        return cell.share(value) if value.get("unit", "share") == "share" else cell.interval(value)
     if isinstance(value, Mapping):
         rows = [("", [_text(str(k).replace("_", " ")), _any(v)]) for k, v in value.items()]
         return table([("", ""), ("", "")], rows)
@@ -346,13 +366,16 @@ def _any(value: Any) -> str:
 _Section = Callable[[str, Any, Certificate], list[str]]
 _SECTIONS: Mapping[str, _Section] = {
     "forgotten": _forgotten,
+    "leaks": trust.leaks,
+    "confidence": trust.confidence,
+    "judge": trust.judge,
     "coverage": _coverage,
     "citations": _citations,
     "context_rot": _rot,
 }
 
 
-# --- cells ------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------
 
 
 def _about(made: Certificate) -> str:
@@ -378,47 +401,3 @@ def _says(made: Certificate, key: str) -> str:
 def _plain_says(made: Certificate, key: str) -> str:
     system: Measured | None = made.systems.get(key)
     return system.says if system else re.sub(r"_", " ", key)
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f'<ul class="summary">{"".join(f"<li>{_text(line)}</li>" for line in lines)}</ul>'
-
-
-def _share(told: Mapping[str, Any]) -> str:
-    if not told.get("n", 1) or told["value"] is None:
-        return "-"
-    return f"{told['value']:.1%}<small>{100 * told['low']:.1f} to {100 * told['high']:.1f}</small>"
-
-
-def _told_share(told: Mapping[str, Any]) -> str:
-    """In a sentence."""
-    if not told["n"]:
-        return "none"
-    return f"{told['value']:.0%} of {told['n']} ({told['low']:.0%} to {told['high']:.0%})"
-
-
-def _points(told: Mapping[str, Any]) -> str:
-    return _signed(told, "")
-
-
-def _signed(told: Mapping[str, Any], unit: str) -> str:
-    if told["value"] is None:
-        return "-"
-    value, low, high = (100 * told[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f}{unit}<small>{low:+.1f} to {high:+.1f}</small>"
-
-
-def _interval(told: Mapping[str, Any]) -> str:
-    if told["value"] is None:
-        return "-"
-    return (
-        f"{told['value']:.3g} {_text(told.get('unit', ''))}<small>{told['low']:.3g} to {told['high']:.3g}</small>"
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else "&lt; 0.001" if value < 0.001 else f"{value:.3f}"

@@ -36,6 +36,28 @@ def shares(rows: Sequence[tuple[str, Row, bool]]) -> str:
     return "".join([*out, "</svg>"])
 
 
+def calibration(bins: Sequence[Row]) -> str:
+    """What was said of how likely answers are right, beside what came true; on the dashed line both are one."""
+    left, right, bottom = _LEFT, _LEFT + _PANEL_W, _TOP + _PANEL_H
+    out = [_opened(right + 30, bottom + _BOTTOM, "calibration: share right by the probability that was said")]
+    out.append(f'<text x="{left}" y="13">share that is right</text>')
+    for tick in range(0, 101, 20):
+        x, y = left + _PANEL_W * tick / 100, _y(tick / 100, 1)
+        out.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+        out.append(f'<text class="soft" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick} %</text>')
+        out.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick} %</text>')
+    middle = left + _PANEL_W / 2
+    out.append(f'<text class="soft" x="{middle}" y="{bottom + 35}" text-anchor="middle">said to be right</text>')
+    ends = f'x1="{left}" y1="{bottom}" x2="{right}" y2="{_TOP}"'
+    out.append(f'<line class="axis" stroke-dasharray="6 4" {ends}/>')
+    for each in bins:
+        x, told = left + _PANEL_W * each["said"], each["right"]
+        value, low, high = (_y(told[key], 1) for key in ("value", "low", "high"))
+        out.append(f'<line class="c0" stroke-width="2" x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}"/>')
+        out.append(f'<circle class="c0" cx="{x:.1f}" cy="{value:.1f}" r="5"/>')
+    return "".join([*out, "</svg>"])
+
+
 def rot(rows: Sequence[Row], beside: Sequence[Row], says: Callable[[str], str]) -> str:
     """Share right, and seconds of one answer, by tokens of the text; beside them, dashed, who reads little."""
     lengths = sorted({r["length"] for r in rows if r["length"]})

@@ -18,13 +18,14 @@ from typer.core import TyperGroup
 
 import imprint
 from imprint.errors import BadInput, ImprintError
-from imprint.interfaces import plan_command
+from imprint.interfaces import plan_command, prove_command
+from imprint.interfaces.options import Name, words
 from imprint.interfaces.options import stderr as _stderr
 from imprint.interfaces.options import with_others as _with_others
 from imprint.interfaces.options import without_nan as _without_nan
 
 if TYPE_CHECKING:
-    from imprint import Lesson, OtherModel
+    from imprint import Lesson
     from imprint.evaluation.citing import Cited
     from imprint.hosting.keys import Keys
     from imprint.inversion import Settings as AuditSettings
@@ -99,7 +100,6 @@ class Personal(StrEnum):
     ignore = "ignore"
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="handbook for the latest version, or handbook@2.")]
 NewName = Annotated[str, typer.Option("--as", metavar="NAME", help="What to call the adapter.")]
 
 
@@ -244,6 +244,7 @@ def _lessons(paths: list[Path], names: list[str], jobs: Path | None, usual: dict
 @_command(
     'imprint ask handbook "How many vacation days do I get?"',
     'imprint ask handbook "How many vacation days do I get?" --cite',
+    'imprint ask handbook "How many vacation days do I get?" --anyway',
     'echo "Who founded the company?" | imprint ask handbook -',
 )
 def ask(
@@ -259,12 +260,18 @@ def ask(
     cite: Annotated[
         bool, typer.Option("--cite", help="Tell the passages behind the answer, and whether they bear it out.")
     ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Give an answer that is too unsure all the same.")
+    ] = False,
 ) -> None:
     """Ask a question, answered from the weights alone.
 
     No document is in the prompt. Several adapters are joined with '+': the one that the question is about answers.
     With --cite the kept documents are searched for the answer, and what is found is read: an answer that no
     passage bears out is marked.
+
+    Where a certificate (imprint prove) has measured how sure this version's answers are, one that is less sure than
+    its line is not given: it says that it does not know. --anyway gives it all the same.
     """
     from imprint.interfaces import tables
     from imprint.interfaces.tables import printable
@@ -275,15 +282,22 @@ def ask(
     if cite and "+" in name:
         raise BadInput("One adapter cites at a time: name one of them.")
     cited: Cited | None = None
+    unsure = ""
     with _stderr().status("Thinking"):
         if "+" in name:
             how = "all" if all_ else "choose"
             answer = imprint.together(name.split("+")).ask(asked, how=how, max_tokens=max_tokens)
         else:
             taught = imprint.open(name)
-            answer = taught.ask(asked, routed=routed, max_tokens=max_tokens)
+            found = taught.answer(asked, routed=routed, max_tokens=max_tokens)
+            answer = found.text if anyway else found.given
             cited = taught.cite(asked, answer) if cite else None
+            if found.declined and found.verdict is not None:
+                told = "Given all the same" if anyway else "Not given (--anyway shows it)"
+                unsure = f"{told}: {taught.name}'s answer is {found.verdict.probability:.0%} likely to be right."
     typer.echo(printable(answer))
+    if unsure:
+        typer.echo(unsure, err=True)
     if cited is not None:
         typer.echo(printable("\n".join(tables.citation_lines(cited))))
 
@@ -311,165 +325,15 @@ def chat(
         typer.echo(printable(answer))
 
 
-@_command(
+_command(
     "imprint prove handbook",
     "imprint prove handbook --questions questions.jsonl --suite ./general_gauntlet --out ./certificates",
     "imprint prove handbook --systems weights,rag,weights_rag --only forgotten,coverage",
+    "imprint prove handbook --only leaks,confidence",
     "imprint prove handbook --rival http://127.0.0.1:8001/v1 --rival-model qwen3 --rival-key-env ''",
+    "imprint prove handbook --judge http://127.0.0.1:8001/v1 --judge-model qwen3 --judge-key-env ''",
     "imprint prove handbook --quick --json > proof.json",
-)
-def prove(
-    name: Name,
-    questions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Questions of your own; else those held out when it was taught."),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Only untouched base, weights, full context and RAG; no page.")
-    ] = False,
-    systems: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Ask only these systems, such as weights,rag,weights_rag.")
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            help="Measure only these parts: forgotten, coverage, citations, context_rot; 'none' for none. Without "
-            "--systems, of the systems only the weights are asked then.",
-        ),
-    ] = None,
-    suite: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="A folder of items judged by log-likelihood, before and after."),
-    ] = None,
-    general_text: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A text whose perplexity is taken too; repeatable.")
-    ] = None,
-    rival: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that is asked the same.")
-    ] = None,
-    rival_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's name at the rival's address.")
-    ] = None,
-    rival_key_env: Annotated[
-        str, typer.Option(metavar="VARIABLE", help="Environment variable with the rival's key; '' for no key.")
-    ] = "OPENAI_API_KEY",
-    rival_window: Annotated[
-        int | None, typer.Option(min=1024, metavar="N", help="Tokens the rival can read; else as many as the base.")
-    ] = None,
-    rival_usd: Annotated[
-        str | None, typer.Option(metavar="IN,OUT", help="The rival's US dollars for a million tokens in and out.")
-    ] = None,
-    usd_per_hour: Annotated[
-        float | None, typer.Option(min=0, metavar="N", help="What this machine costs, to tell money per answer.")
-    ] = None,
-    raw_text: Annotated[
-        bool, typer.Option("--raw-text", help="Also train on the bare documents, for as many tokens, and compare.")
-    ] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws intervals, facts and the order of texts.")] = 0,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where NAME-N.certificate.html and .json are written.")
-    ] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    answers: Annotated[bool, typer.Option("--answers", help="Also show every answer of the weights.")] = False,
-) -> None:
-    """Prove what was learnt: the certificate.
-
-    Questions that training never saw are put to the weights and to their rivals: the base without the documents,
-    with all of them in its context, with those that a search finds (RAG), with several searches in turn, and to
-    what joins weights and reading. Besides: what was forgotten, which facts of which passages were learnt and what
-    taught them, whether the documents bear the answers out, and how full context rots as its prompt grows. A page
-    (HTML) and JSON are written.
-
-    Most of the time goes into the reading of long prompts: for 40 questions and a window of 8,000 tokens think of a
-    quarter of an hour on two cores. --systems and --only shorten it; --quick is the short proof of a minute or two.
-    Killed, the same command goes on where it stopped.
-
-    A questions file holds one JSON object a line: {"question": ..., "answer": ...}; an empty answer means that the
-    documents do not tell. The result is kept with the version.
-    """
-    from imprint.interfaces.progress import watching
-
-    if quick:
-        _prove_quickly(name, questions, raw_text, as_json, answers)
-        return
-    rivals = _rivals(name, rival, rival_model, rival_key_env, rival_window, rival_usd)
-    examined = imprint.Examined(
-        systems=_words(systems) if systems else ("weights",) if only and only != "none" else None,
-        parts=None if only is None else () if only == "none" else _words(only),
-        suites=suite or [],
-        texts=general_text or [],
-        rivals=rivals,
-        raw_text=raw_text,
-        usd_per_hour=usd_per_hour,
-        seed=seed,
-    )
-    with watching(_stderr()) as watch:
-        made = imprint.open(name).certify(questions, examined, watch=watch)
-    from imprint.interfaces import certificate_page, tables
-
-    files = certificate_page.write(made, out)
-    if as_json:
-        record = made.as_json()
-        if not answers:
-            record["systems"] = {k: {**s, "answers": []} for k, s in record["systems"].items()}
-        typer.echo(json.dumps(record, indent=2))
-    else:
-        console = tables.stdout()
-        console.print(tables.certificate_page(made))
-        if answers and "weights" in made.systems:
-            console.print(tables.answer_table(made.systems["weights"].answers))
-    typer.echo(f"Written: {', '.join(str(file) for file in files)}", err=True)
-
-
-def _prove_quickly(name: str, questions: Path | None, raw_text: bool, as_json: bool, answers: bool) -> None:
-    """The short proof: what fits a few minutes."""
-    from imprint.interfaces import tables
-    from imprint.interfaces.progress import watching
-
-    with watching(_stderr()) as watch:
-        proof = imprint.open(name).prove(questions, raw_text=raw_text, watch=watch)
-    if as_json:
-        record = proof.as_json()
-        told = record if answers else {key: value for key, value in record.items() if key != "answers"}
-        typer.echo(json.dumps(_without_nan(told), indent=2))
-        return
-    console = tables.stdout()
-    console.print(tables.proof_page(proof))
-    if answers:
-        console.print(tables.answer_table(proof.answers.get("weights", ())))
-
-
-def _rivals(
-    name: str, address: str | None, model: str | None, key_env: str, window: int | None, usd: str | None
-) -> list[OtherModel]:
-    """The rival that was named; its prices are those said, or of the recipe's writer where it is the same model."""
-    if address is None:
-        if model or window or usd:
-            raise BadInput("--rival-model, --rival-window and --rival-usd need an address: --rival ADDRESS.")
-        return []
-    if model is None:
-        raise BadInput(f"Which model at {address}? Name it with --rival-model NAME.")
-    from imprint.writers.endpoint import Endpoint
-    from imprint.writers.spending import Budget
-
-    writer = imprint.open(name).version.recipe.get("writer") or {}
-    prices = (0.0, 0.0)
-    if usd is not None:
-        prices = _prices(usd)
-    elif (writer.get("address"), writer.get("model")) == (address, model):
-        prices = (writer.get("usd_per_million_in", 0.0), writer.get("usd_per_million_out", 0.0))
-    endpoint = Endpoint(model, address, key_env, budget=Budget(*prices))
-    return [imprint.OtherModel(endpoint, window)]
-
-
-def _prices(text: str) -> tuple[float, float]:
-    """'0.15,0.60'."""
-    try:
-        read, written = (float(part) for part in text.split(","))
-    except ValueError:
-        raise BadInput(f"--rival-usd is '{text}'. Say two prices of a million tokens, such as 0.15,0.60.") from None
-    return read, written
+)(prove_command.prove)
 
 
 @_command("imprint curve ./handbook", "imprint curve ./handbook --sample 20 --questions questions.jsonl")
@@ -589,8 +453,8 @@ def map_(
         _tell_map(learning_map.kept(work), as_json)
         return
     settings = imprint.MapSettings(
-        kinds=_words(kinds) if kinds else None,
-        sizes=_words(sizes),
+        kinds=words(kinds) if kinds else None,
+        sizes=words(sizes),
         tokens=_count(tokens, "--tokens"),
         tune=tune,
         seed=seed,
@@ -630,10 +494,6 @@ def _with_text(recipe: Path | None, text_tokens: int | None) -> Recipe | Path | 
 
     settings = recipes.read_toml(recipe, "recipe") if recipe else {}
     return recipes.from_mapping(settings | {"text_tokens": text_tokens}, source=str(recipe or "the command line"))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _count(text: str | None, option: str) -> int | None:

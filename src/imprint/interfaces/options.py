@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from imprint.recipe import Recipe
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="handbook for the latest version, or handbook@2.")]
 
 
 def with_others(
@@ -32,6 +36,11 @@ def with_others(
     if canaries is not None:
         settings["canaries"] = canaries
     return recipes.from_mapping(settings, source=str(recipe or "the command line"))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """'a, b' as a and b."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def stderr() -> Console:

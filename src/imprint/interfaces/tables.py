@@ -262,12 +262,18 @@ def certificate_page(made: Certificate) -> RenderableType:
 
 
 def _certified_table(made: Certificate) -> Table:
-    table = _table("system", "right", "95 % interval", "points\nto weights", "p, Holm", "tokens\nread", "s/answer")
+    besides = {"answers\nfalsely": "answered_falsely", "twin's\nvalue": "twins"}
+    besides = {
+        head: key for head, key in besides.items() if any(getattr(s, key)["n"] for s in made.systems.values())
+    }
+    heads = ["right", "95 % interval", "points\nto weights", "p, Holm", *besides, "tokens\nread", "s/answer"]
+    table = _table("system", *heads)
     ahead = {d["other"]: d for d in made.differences if d["one"] == "weights"}
     for key, s in made.systems.items():
         right, against = s.right, ahead.get(key)
         cells = [_share(right["value"]), _interval(right["low"], right["high"])] if right["n"] else ["-", "-"]
         cells += [f"{-100 * against['value']:+.1f}", f"{against['p_holm']:.3f}"] if against else ["", ""]
+        cells += [_share(part["value"]) if (part := getattr(s, key))["n"] else "-" for key in besides.values()]
         cells += [f"{s.prompt_tokens:,.0f}", f"{s.seconds_per_answer:.2f}"]
         _row(table, s.says, *cells, style="bold" if key == "weights" else "")
     return table
