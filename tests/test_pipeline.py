@@ -169,16 +169,18 @@ def test_a_certificate_is_kept_with_its_version_and_nothing_is_asked_twice(
     taught = imprint.teach(
         documents, name="tiny", base=str(base_folder), budget="2k tokens", questions=questions
     )
-    examined = imprint.Examined(systems=("weights", "rag"), parts=("coverage",))
+    examined = imprint.Examined(systems=("weights", "rag"), parts=("leaks", "confidence", "judge", "coverage"), judge="base")
     made = taught.certify(examined=examined)
     assert (list(made.systems), made.n) == (["weights", "rag"], 1)
     assert made.parts["coverage"]["documents"][0]["title"] == "Kestrel tents"
     assert made.parts["coverage"]["held_out"]["n"] == 1
+    assert made.parts["leaks"]["taught"] == len(taught.version.details["taught"])
+    assert list(made.parts["judge"]["systems"]) == ["weights", "rag"]
     kept = [report for report in Registry(cpu).reports(taught.version) if report.name == "certificate"]
     assert [report.details for report in kept] == [made.report().details]
     again = Stages()
     assert taught.certify(examined=examined, watch=again).systems == made.systems
-    assert again.told == ["Opening the base model"]
+    assert set(again.told) <= {"Opening the base model", "Embedding 2 passages"}  # vectors are read from their cache
     assert taught.cite("What does the Kestrel weigh?", "3 kilograms").sources
 
 

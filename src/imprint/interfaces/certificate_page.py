@@ -41,7 +41,7 @@ svg .c4 { stroke: var(--soft); fill: var(--soft) } svg path { fill: none !import
 blockquote { border-left: 3px solid var(--line); margin: .4rem 0; padding-left: .7rem }
 td.wide, .answers td { white-space: normal; text-align: left; min-width: 8rem } a { color: var(--mark) }
 td small { white-space: normal; max-width: 16rem } .answers td small { max-width: none }
-details { margin: .6rem 0 } summary { cursor: pointer }
+details { margin: .6rem 0 } summary { cursor: pointer } .scroll + .scroll { margin-top: 1rem }
 """
 
 _SHOWN_ANSWERS = ("weights", "weights_rag", "rag_read", "rag", "untouched")
