@@ -162,6 +162,12 @@ def test_a_revised_plan_keeps_to_the_time_or_to_the_fewest_words(factor: float) 
     assert (again.taught, again.left_out) == (made.taught, made.left_out)
 
 
+def test_a_round_out_of_the_cache_leaves_the_plan_as_it_was() -> None:
+    made = planned([100] * 9, TEN_MINUTES)
+    again = revised(made, TEN_MINUTES, 1e6, told=10)
+    assert (again.text_tokens, again.tokens) == pytest.approx((made.text_tokens, made.tokens), rel=1e-3)
+
+
 def test_what_is_written_already_is_not_planned_away() -> None:
     made = planned([100] * 9, TEN_MINUTES)
     assert revised(made, TEN_MINUTES, 1.0, told=made.text_tokens).text_tokens == made.text_tokens

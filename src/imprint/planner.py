@@ -31,6 +31,10 @@ models trained whole (arXiv 2505.24832)."""
 RANKS = (16, 32, 64, 128, 256)
 """Ranks that a plan chooses from; the first is a LoRA's own."""
 
+_CACHED = 8.0
+"""A round so much faster than was tried was written by an earlier run and came out of the writer's cache: it tells
+nothing of what is still to be written."""
+
 _FULL = 0.9
 """How full batches are, on average: rows of like length do not always add up."""
 
@@ -207,13 +211,15 @@ def rank_for(facts: int, parameters_a_rank: int) -> tuple[int | None, bool]:
 def revised(
     made: Plan, budget: Budget, text_tokens_per_second: float, *, told: int, epochs: float | None = None
 ) -> Plan:
-    """The plan for the same passages with the speed at which text is really written.
+    """The plan for the same passages with the speed at which text is really written, unless it is beyond belief.
 
     `told`: tokens of text there are already. Never less than those nor than FEWEST_TIMES the passages, and at most
     twice what was planned. A plan without a limit of time stays as it is."""
     if budget.seconds is None:
         return made
-    speeds = Speeds(text_tokens_per_second, made.tokens / made.train_seconds)
+    tried = made.text_tokens / max(made.write_seconds, 1e-9)
+    pace = text_tokens_per_second if text_tokens_per_second <= _CACHED * tried else tried
+    speeds = Speeds(pace, made.tokens / made.train_seconds)
 
     def price(visits: float) -> float:
         return 1 / speeds.text_tokens_per_second + visits / speeds.train_tokens_per_second
