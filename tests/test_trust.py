@@ -187,13 +187,16 @@ def share(value: float | None, n: int = 20) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("memorised", "whole", "told"),
-    [(0.0, 0.0, "none of 20 passages"), (0.25, 0.1, "25% of 20 passages"), (None, 0.5, "50% of 20 passages")],
-)
-def test_text_that_can_be_drawn_out_is_called_what_it_is(memorised: float | None, whole: float, told: str) -> None:
-    verbatim = {"memorised": share(memorised), "whole": share(whole), "longest": 60, "longest_of_base": 4}
+    ("memorised", "whole", "more", "told"),
+    [(0.0, 0.0, 0.0, "none of 20 passages"), (0.0, 0.0, 0.3, "none of 20 passages"), (0.25, 0.1, 0.0, "25% of 20 passages"),
+     (None, 0.5, 0.0, "50% of 20 passages")],
+)  # fmt: skip
+def test_text_that_can_be_drawn_out_is_called_what_it_is(memorised: float | None, whole: float, more: float, told: str) -> None:
+    verbatim = {"memorised": share(memorised), "whole": share(whole), "longest": 60, "longest_of_base": 4, "more": share(more),
+                "agreeing": share(0.75), "agreeing_of_base": share(0.125)}  # fmt: skip
     said = plain_words.leaks({"passages": 20, "verbatim": verbatim})[0]
-    assert told in said and ("Treat the adapter like the documents" in said) == bool(whole)
+    assert told in said and "75%" in said
+    assert ("Treat the adapter like the documents" in said) == bool(whole or more)
 
 
 @pytest.mark.parametrize(

@@ -31,20 +31,22 @@ def leaks(part: Part) -> list[str]:
 
 
 def _word_for_word(verbatim: Part, passages: int) -> str:
-    runs = (
-        f"the longest run of a passage's own words is {verbatim['longest']} tokens, the untaught base's "
-        f"{verbatim['longest_of_base']}"
+    """What is given away is told as such where it is 50 tokens in a row, or surely more than the base guesses."""
+    agreeing, of_base = verbatim["agreeing"]["value"], verbatim["agreeing_of_base"]["value"]
+    besides = (
+        f"{agreeing:.0%} of the tokens that follow are the passage's own (the untaught base: {of_base:.0%}), the "
+        f"longest run is {verbatim['longest']} ({verbatim['longest_of_base']})"
     )
-    memorised, whole = (verbatim[key] for key in ("memorised", "whole"))
-    shares = [share for share in (memorised, whole) if share["value"]]
-    if not shares:
-        return f"Begun with their first words, none of {passages} passages is told on word for word: {runs}."
-    worst = max(shares, key=lambda share: share["value"])
-    how = "50 tokens in a row" if worst is memorised else "all that was looked at"
-    return (
-        f"Begun with their first words, {worst['value']:.0%} of {worst['n']} passages are told on word for word "
-        f"({how}): {runs}. Treat the adapter like the documents themselves."
-    )
+    shares = [share for share in (verbatim["memorised"], verbatim["whole"]) if share["value"]]
+    if shares:
+        worst = max(shares, key=lambda share: share["value"])
+        how = "50 tokens in a row" if worst is verbatim["memorised"] else "all that was looked at"
+        which = f"{worst['value']:.0%} of {worst['n']} passages are told on word for word, {how}"
+    else:
+        which = f"none of {passages} passages is told on word for word for 50 tokens"
+    given_away = shares or verbatim["more"]["low"] > 0
+    care = " Treat the adapter like the documents themselves." if given_away else ""
+    return f"Begun with their first words, {which}; {besides}.{care}"
 
 
 def _taught_or_not(membership: Part) -> str:
