@@ -95,14 +95,7 @@ def random_strings(n: int, length: int, *, seed: int, alphabet: str = string.asc
             f"{n} strings of {length} letters from {alphabet!r} cannot be drawn. Give at least one string of one "
             "letter, and an alphabet of two or more letters, each once."
         )
-    draw = random.Random(seed)
-    digits = max(4, len(str(n)) + 1)
-    numbers = draw.sample(range(10 ** (digits - 1), 10**digits), n)
-    bits = length * math.log2(len(alphabet))
-    return [
-        Fact(f"What is the code of record {number}?", "".join(draw.choices(alphabet, k=length)), bits)
-        for number in numbers
-    ]
+    return _records(n, length, alphabet, "", seed)
 
 
 def random_words(base: Base, n: int, length: int, *, seed: int) -> list[Fact]:
@@ -116,12 +109,17 @@ def random_words(base: Base, n: int, length: int, *, seed: int) -> list[Fact]:
             f"{n} records of {length} words of {len(words)} cannot be drawn. Give at least one record of one word, "
             "and a base whose tokenizer has words."
         )
+    return _records(n, length, words, " ", seed)
+
+
+def _records(n: int, length: int, parts: Sequence[str], between: str, seed: int) -> list[Fact]:
+    """Numbered records, each with so many parts drawn evenly, and the entropy that they have so."""
     draw = random.Random(seed)
     digits = max(4, len(str(n)) + 1)
     numbers = draw.sample(range(10 ** (digits - 1), 10**digits), n)
-    bits = length * math.log2(len(words))
+    bits = length * math.log2(len(parts))
     return [
-        Fact(f"What is the code of record {number}?", " ".join(draw.choices(words, k=length)), bits)
+        Fact(f"What is the code of record {number}?", between.join(draw.choices(parts, k=length)), bits)
         for number in numbers
     ]
 
