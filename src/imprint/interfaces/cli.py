@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 import imprint
 from imprint.errors import BadInput, ImprintError
 from imprint.interfaces import plan_command, prove_command
-from imprint.interfaces.options import Name, words
+from imprint.interfaces.options import BaseName, Name, RecipeFile, WriterAddress, WriterModel, words
 from imprint.interfaces.options import stderr as _stderr
 from imprint.interfaces.options import with_others as _with_others
 from imprint.interfaces.options import without_nan as _without_nan
@@ -149,27 +149,20 @@ def teach(
             "without their own.",
         ),
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
-    ] = None,
+    base: BaseName = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="BUDGET", help="What it may take: 10min (the default), 2h, '500k tokens', '5 USD'."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    recipe: RecipeFile = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="The same seed gives the same adapter; 0 if not said.")
     ] = None,
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Questions for the proof, kept out of the training text.")
     ] = None,
-    writer: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that writes; else the base does."),
-    ] = None,
-    writer_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")
-    ] = None,
+    writer: WriterAddress = None,
+    writer_model: WriterModel = None,
     judge: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that judges what the writer writes."),
@@ -343,10 +336,8 @@ def curve(
     most_tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Training text at which it ends at the latest.")
     ] = 200_000,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    base: BaseName = None,
+    recipe: RecipeFile = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same curve.")] = 0,
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Questions about the documents; else the writer asks some.")
@@ -419,10 +410,8 @@ def map_(
     tune: Annotated[
         bool, typer.Option("--tune/--no-tune", help="Find each kind's learning rate on a tenth of the text first.")
     ] = True,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    base: BaseName = None,
+    recipe: RecipeFile = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same map.")] = 0,
     work: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the map is kept; else in the adapters' home.")
@@ -645,9 +634,7 @@ class Server(StrEnum):
 )
 def serve(
     context: typer.Context,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
-    ] = None,
+    base: BaseName = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets the whole network in.")
     ] = "127.0.0.1",

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from imprint.recipe import Recipe
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="handbook for the latest version, or handbook@2.")]
+BaseName = Annotated[
+    str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
+]
+RecipeFile = Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")]
+WriterAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that writes; else the base does."),
+]
+WriterModel = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")]
 
 
 def with_others(

@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 import imprint
-from imprint.interfaces.options import stderr, with_others, without_nan
+from imprint.interfaces.options import (
+    BaseName,
+    RecipeFile,
+    WriterAddress,
+    WriterModel,
+    stderr,
+    with_others,
+    without_nan,
+)
 
 
 def plan(
@@ -28,23 +36,16 @@ def plan(
     local_only: Annotated[
         bool, typer.Option("--local-only", help="The documents must not be sent to a hosted model.")
     ] = False,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
-    ] = None,
+    base: BaseName = None,
     budget: Annotated[
         str | None, typer.Option(metavar="BUDGET", help="What teaching a version may take; 10min if not said.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
+    recipe: RecipeFile = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="KIND", help="Kind of adapter, in place of the recipe's.")
     ] = None,
-    writer: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="An OpenAI-compatible endpoint that writes; else the base does."),
-    ] = None,
-    writer_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's name at the writer's address.")
-    ] = None,
+    writer: WriterAddress = None,
+    writer_model: WriterModel = None,
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A TOML file of prices, above those that come along.")
     ] = None,
