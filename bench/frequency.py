@@ -10,8 +10,9 @@ filled up with things told once about other people. One pass over all rows, so t
 fact is met. Then each number is asked for closed book, in a wording that is never trained.
 
 right: share of the facts whose answer contains the number, with a 95 % bootstrap interval over facts. bits:
-mean code length of the number in that wording, a finer measure (drawn evenly it has 9.8). A row is written as
-it ends, and a training that was killed goes on from its checkpoint: the same command takes it up (with --work)."""
+mean code length of the number in that wording, a finer measure (drawn evenly it has 9.8). On a GPU all cells are
+trained in shared passes. A row is written as it ends, and a training that was killed goes on from its checkpoint:
+the same command takes it up (with --work)."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import Results, base_name, commit, machine, parser, quieten, say, use_threads
+from learning import Lines
 
 WORDINGS = (
     ("What is the desk number of {name}?", "{value}"),
@@ -153,21 +155,24 @@ class Bench:
             length += len(more.ids)
         return rows
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
-        """Trains the cell and asks for each of its facts."""
+    def job_of(self, cell: Cell) -> Any:
+        """The cell's training: one pass over its rows."""
         from imprint.adapters.low_rank import LoRA
-        from imprint.evaluation import capacity
-        from imprint.evaluation.closed_book import Question, answer_all, interval
-        from imprint.evaluation.open_book import closed
-        from imprint.training.sft import Job, train
-        from imprint.writers.local import LocalWriter
+        from imprint.training.sft import Job
 
         options, rows = self.options, self.rows_of(cell)
         tokens = sum(len(row.ids) for row in rows)
         spec = LoRA(rank=options.rank, alpha=2.0 * options.rank)
-        job = Job(spec, rows, tokens, options.lr, options.batch_tokens, cell.seed)
-        done = train(self.engine, job, checkpoint=options.work / cell.name.replace(", ", "-").replace(" ", "_"))
-        facts = facts_of(options.facts, cell.seed)
+        return Job(spec, rows, tokens, options.lr, options.batch_tokens, cell.seed)
+
+    def measured(self, cell: Cell, done: Any) -> dict[str, Any]:
+        """Asks for each of the cell's facts; its row."""
+        from imprint.evaluation import capacity
+        from imprint.evaluation.closed_book import Question, answer_all, interval
+        from imprint.evaluation.open_book import closed
+        from imprint.writers.local import LocalWriter
+
+        facts = facts_of(self.options.facts, cell.seed)
         asked = [Question(ASKED.format(name=name), (value,)) for name, value in facts]
         keys = [capacity.Fact(q.text, q.answers[0]) for q in asked]
         with self.engine.attached(done.adapter) as seat:
@@ -194,6 +199,11 @@ class Bench:
         }
 
 
+def folder_of(cell: Cell) -> str:
+    """Where its checkpoints lie, and what its training is called."""
+    return cell.name.replace(", ", "-").replace(" ", "_")
+
+
 def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
@@ -216,13 +226,18 @@ def main() -> None:
     options.work = options.work or Path(tempfile.mkdtemp(prefix="imprint-frequency-"))
     threads = use_threads(options.threads)
     quieten()
+    from imprint.learning_map import each_trained
+
     bench = Bench(options, threads)
     there = {row["row"] for row in bench.results.rows}
-    for cell in cells(options):
-        if cell.name not in there:
-            row = bench.measure(cell)
-            bench.results.add(row)
-            say(f"{cell.name}: {row['right']:.1%} [{row['low']:.1%}, {row['high']:.1%}], {row['bits']:.2f} bits")
+    wanted = {folder_of(cell): cell for cell in cells(options) if cell.name not in there}
+    jobs = [(name, bench.job_of(cell)) for name, cell in wanted.items()]
+    for name, ended, _ in each_trained(bench.engine, jobs, options.work, Lines()):
+        if isinstance(ended, Exception):
+            raise ended
+        row = bench.measured(wanted[name], ended)
+        bench.results.add(row)
+        say(f"{row['row']}: {row['right']:.1%} [{row['low']:.1%}, {row['high']:.1%}], {row['bits']:.2f} bits")
     columns = ("times", "wordings", "seed", "right", "low", "high", "n", "bits", "tokens", "seconds")
     bench.results.show(f"facts held; guessing takes {math.log2(900):.1f} bits", columns)
     bench.results.show_header()
