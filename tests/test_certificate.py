@@ -29,7 +29,7 @@ from imprint.evaluation import canaries, certificate, context_rot, coverage, pro
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import cite, stands_in
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.hybrid import settled
+from imprint.evaluation.hybrid import Weighed, settled
 from imprint.evaluation.suites import Item
 from imprint.evaluation.systems import Answers, Desk, Said, rivals
 from imprint.interfaces import certificate_page
@@ -151,10 +151,17 @@ def test_the_reader_is_believed_where_the_weights_do_not_know_or_agree_and_weigh
     assert settled(other, Said("")) == 0
 
 
+def test_the_weights_are_believed_where_their_answer_stands_in_the_text_and_the_reader_doubts_its_own() -> None:
+    assert Weighed((1.0, 1.5), stands=True).for_the_weights
+    assert not Weighed((1.0, 1.5), stands=False).for_the_weights
+    assert not Weighed((5.0, -2.0), stands=True).for_the_weights  # the weights alone are sure
+
+
 def test_what_joins_weights_and_reading_says_what_one_of_them_says(whole: Certificate) -> None:
     for joined, reader in (("weights_rag", "rag"), ("weights_full_context", "full_context")):
         for answer, mine, theirs in zip(*(whole.systems[k].answers for k in (joined, "weights", reader)), strict=True):
             assert answer["answer"] == (mine if answer["chosen"] == "weights" else theirs)["answer"]
+            assert ("weighed" in answer) == (settled(Said(mine["answer"]), Said(theirs["answer"])) is None)
 
 
 def test_agentic_search_searches_for_what_the_weights_recall(whole: Certificate) -> None:

@@ -150,7 +150,7 @@ class Hearing:
         """What a system says to the questions; of a rival, some are kept at a time, for they were paid for."""
         texts = [question.asked for question in self.asked.questions]
         step = _PAID_AT_ONCE if isinstance(system, Rival) else max(1, len(texts))
-        label = system.kept_as if isinstance(system, Rival) else system.name
+        label = getattr(system, "kept_as", system.name)
         total = Answers()
         for begin in range(0, len(texts), step):
             part = texts[begin : begin + step]

@@ -23,7 +23,7 @@ FORMAT = 1
 REPORT = "certificate"
 """What the registry calls it."""
 
-_BESIDES = ("certainty", "found", "chosen", "queries")
+_BESIDES = ("certainty", "found", "chosen", "queries", "weighed")
 """What is shown of an answer besides its text and grade, where there is any."""
 
 Share = Mapping[str, Any]

@@ -1,20 +1,24 @@
 """Weights and a reader joined: both answer, and one of the two answers is taken, without a look at the right one.
 
 Where the weights say that they do not know, or both say the same, the reader's is taken. Else each answer is put
-to both, to the weights closed book and to the reader with the text before it, and the one that both together find
-likelier is taken (the sum of its mean log-probability a token). So an answer that the weights made up fails before
-the text, and one that was read from the wrong place fails before the weights. That the text does not tell is an
-answer of the reader like any other: were it passed over, every question that cannot be answered would get what the
-weights make up."""
+to both, to the weights closed book and to the reader with the text before it. The weights' answer is taken where it
+stands in the text that was read and the two together find it clearly the likelier one, the reader's opinion
+counting twice: weights that were taught little are as sure of what they make up as others are of what they know,
+so that the reader is believed unless it doubts itself. That the text does not tell is an answer of the reader like
+any other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from imprint.evaluation.closed_book import normalised
 from imprint.evaluation.open_book import closed
 from imprint.evaluation.systems import READ, TAUGHT, Answers, Desk, Said, same, told
+
+CLEARLY = 3.0
+"""By how many nats a token, found on articles of squad_skill_train.json taught little and much (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,13 @@ class Either:
     """How the reader is asked: RAG or FULL_CONTEXT."""
 
     @property
+    def kept_as(self) -> str:
+        """What its answers are kept under: another rule takes others."""
+        return f"{self.name}-reader-first"
+
+    @property
     def means(self) -> str:
-        return "of both answers the one that both together find likelier"
+        return "the reader's answer, unless both together find the weights' clearly likelier"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -43,31 +52,54 @@ class Either:
         recalled, read = (desk.earlier(name) for name in names)
         began = time.monotonic()
         pairs = list(zip(recalled.said, read.said, strict=True))
-        taken = [settled(mine, theirs) for mine, theirs in pairs]
-        unsettled = [i for i, side in enumerate(taken) if side is None]
-        weighed = self._likelier([questions[i] for i in unsettled], [pairs[i] for i in unsettled], desk)
-        for i, side in zip(unsettled, weighed, strict=True):
-            taken[i] = side
+        alone = [settled(mine, theirs) for mine, theirs in pairs]
+        unsettled = [i for i, side in enumerate(alone) if side is None]
+        each = self._weighed([questions[i] for i in unsettled], [pairs[i] for i in unsettled], desk)
+        weighed = dict(zip(unsettled, each, strict=True))
+        taken = [side if side is not None else int(not weighed[i].for_the_weights) for i, side in enumerate(alone)]
         said = tuple(
-            replace(pair[side or 0], chosen=names[side or 0], found=pair[1].found)
-            for pair, side in zip(pairs, taken, strict=True)
+            replace(
+                pair[side],
+                chosen=names[side],
+                found=pair[1].found,
+                weighed=weighed[i].likelier if i in weighed else None,
+            )
+            for i, (pair, side) in enumerate(zip(pairs, taken, strict=True))
         )
         both = replace(recalled, said=()) + replace(read, said=())
         return replace(both, said=said, seconds=both.seconds + time.monotonic() - began)
 
-    def _likelier(self, questions: Sequence[str], pairs: Sequence[tuple[Said, Said]], desk: Desk) -> list[int]:
-        """For each question 0 where the weights' answer is the likelier one to both together, else 1."""
+    def _weighed(
+        self, questions: Sequence[str], pairs: Sequence[tuple[Said, Said]], desk: Desk
+    ) -> Iterator[Weighed]:
+        """What weights and reader think of each pair of answers."""
         if not pairs:
-            return []
+            return
         recalling = [closed(question) for question in questions]
         reading = [desk.prompt(self.way, question)[0] for question in questions]
-        sums: list[list[float]] = []
-        for side in (0, 1):
-            texts = [pair[side].text for pair in pairs]
-            ours = desk.likelihoods(recalling, texts, TAUGHT)
-            theirs = desk.likelihoods(reading, texts, READ if READ in desk.seats else "")
-            sums.append([a + b for a, b in zip(ours, theirs, strict=True)])
-        return [int(read >= recalled) for recalled, read in zip(*sums, strict=True)]
+        wears = READ if READ in desk.seats else ""
+        texts = ([pair[side].text for pair in pairs] for side in (0, 1))
+        likely = [(desk.likelihoods(recalling, t, TAUGHT), desk.likelihoods(reading, t, wears)) for t in texts]
+        (mine, mine_read), (theirs, theirs_read) = likely
+        for i, (recalled, _) in enumerate(pairs):
+            shown = normalised(reading[i].turns[-1].text.removesuffix(questions[i]))
+            stands = f" {normalised(recalled.text)} " in f" {shown} "
+            yield Weighed((mine[i] - theirs[i], mine_read[i] - theirs_read[i]), stands)
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What speaks for the weights' answer, where the reader's is another."""
+
+    likelier: tuple[float, float]
+    """By how much the weights, and the reader, find it likelier than the reader's: nats a token."""
+    stands: bool
+    """Whether it stands, word for word, in what the reader was shown."""
+
+    @property
+    def for_the_weights(self) -> bool:
+        recalled, read = self.likelier
+        return self.stands and recalled + 2 * read > CLEARLY
 
 
 def settled(recalled: Said, read: Said) -> int | None:

@@ -43,6 +43,9 @@ class Said:
     """Whose answer it is, where one of several was chosen."""
     queries: tuple[str, ...] = ()
     """What was searched for, in turn."""
+    weighed: tuple[float, float] | None = None
+    """Where an answer of the weights and another were weighed: by how much the weights, and the reader, find the
+    weights' likelier, in nats a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,12 @@ class Answers:
 
 def answers_from_json(record: Mapping[str, Any]) -> Answers:
     """Answers as they were kept."""
-    said = (Said(**{**s, "found": tuple(s["found"]), "queries": tuple(s["queries"])}) for s in record["said"])
-    return Answers(**{**record, "said": tuple(said)})
+
+    def one(kept: Mapping[str, Any]) -> Said:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return Said(**fields)
+
+    return Answers(**{**record, "said": tuple(one(kept) for kept in record["said"])})
 
 
 @dataclass(frozen=True, slots=True)
