@@ -29,7 +29,7 @@ from imprint.evaluation import canaries, certificate, context_rot, coverage, pro
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import cite, stands_in
 from imprint.evaluation.closed_book import Question
-from imprint.evaluation.hybrid import Weighed, settled
+from imprint.evaluation.hybrid import Weighed, news, settled
 from imprint.evaluation.suites import Item
 from imprint.evaluation.systems import Answers, Desk, Said, rivals
 from imprint.interfaces import certificate_page
@@ -151,10 +151,19 @@ def test_the_reader_is_believed_where_the_weights_do_not_know_or_agree_and_weigh
     assert settled(other, Said("")) == 0
 
 
-def test_the_weights_are_believed_where_their_answer_stands_in_the_text_and_the_reader_doubts_its_own() -> None:
-    assert Weighed((1.0, 1.5), stands=True).for_the_weights
-    assert not Weighed((1.0, 1.5), stands=False).for_the_weights
-    assert not Weighed((5.0, -2.0), stands=True).for_the_weights  # the weights alone are sure
+def test_the_reader_decides_on_what_the_weights_propose() -> None:
+    assert Weighed((4.0, 0.5), news=True, read=True).for_the_weights
+    assert not Weighed((9.0, -0.5), news=True, read=True).for_the_weights  # the weights alone are sure
+    assert not Weighed((4.0, 0.5), news=False, read=True).for_the_weights
+    assert Weighed((4.0, -0.5), news=True, read=False).for_the_weights  # the reader found nothing
+    assert not Weighed((4.0, -2.0), news=True, read=False).for_the_weights
+
+
+def test_an_answer_that_repeats_the_question_or_stands_nowhere_is_no_news() -> None:
+    shown = "The bell weighs 96 kilograms. The foundry is in Pellivost."
+    assert news("96 kilograms", "What does the bell weigh?", shown)
+    assert not news("the bell", "What does the bell weigh?", shown)
+    assert not news("85 crowns", "What does the bell weigh?", shown)
 
 
 def test_what_joins_weights_and_reading_says_what_one_of_them_says(whole: Certificate) -> None:
