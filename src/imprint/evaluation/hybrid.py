@@ -20,8 +20,8 @@ from imprint.evaluation.open_book import closed
 from imprint.evaluation.systems import READ, TAUGHT, Answers, Desk, Said, same, told
 
 HELD = 3.0
-"""By how many nats a token the weights find their own answer likelier, at least; found with FOUND_NOTHING on articles
-of squad_skill_train.json taught little and much (docs/log.md)."""
+"""By how many nats a token the weights find their own answer likelier, at least; found with FOUND_NOTHING on
+articles of squad_skill_train.json taught little and much (docs/log.md)."""
 FOUND_NOTHING = 1.0
 """By how many nats a token a reader who found nothing may find the weights' answer less likely than saying so."""
 
