@@ -125,7 +125,8 @@ def certified(name: str, base: Any, options: argparse.Namespace) -> dict[str, An
         folder,
         name=name,
         base=base,
-        budget=options.budget,
+        # Where amounts are said, no passage is to be left out for the usual ten minutes.
+        budget=options.budget or ("24h" if options.text_tokens and options.epochs else None),
         recipe=recipe,
         questions=questions,
         seed=options.seed,
