@@ -248,7 +248,7 @@ def test_what_a_certificate_gives_to_the_registry_is_what_advice_reads() -> None
 
 def test_our_own_figures_are_whole() -> None:
     rows = qualities.packed()
-    assert {m.way for m in rows} == {"weights", "rag", "context"}
+    assert {m.way for m in rows} == {"weights", "rag", "context", "weights_and_rag"}
     assert all(0 <= m.low <= m.right <= m.high <= 1 and m.n > 0 and m.base and m.source for m in rows)
     assert all(m.times for m in rows if m.way == "weights")
 

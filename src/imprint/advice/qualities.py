@@ -130,7 +130,8 @@ def expected(
         return UNKNOWN
     by_text = times is not None and all(m.times for m in chosen)
     right, low, high, at = _by_text(chosen, times or 1.0) if by_text else _pooled(chosen)
-    share = 1.0 if chosen is groups[0] or not way.startswith("weights") else taught
+    # What is not taught is still found: only the weights alone do not know it.
+    share = taught if way == "weights" and chosen is not groups[0] else 1.0
     told = [_told(chosen), at]
     told += [f"on {chosen[0].base}, not {base}"] if chosen[0].base != base else []
     told += [f"{share:.0%} of the documents are taught"] if share < 1 else []
