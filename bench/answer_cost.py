@@ -159,10 +159,10 @@ def adapter_of(base: Base, options: argparse.Namespace) -> Adapter:
     """The adapter that was named, or one of its size."""
     if options.adapter is None:
         return _common.strong_adapter(base, options.rank, 0)
-    from imprint import pipeline
+    import imprint
     from imprint.adapters import folder
 
-    taught = pipeline.open(options.adapter)
+    taught = imprint.open(options.adapter)
     return folder.read(taught.registry.folder(taught.version))
 
 

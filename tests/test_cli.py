@@ -27,11 +27,11 @@ from imprint.evaluation.proof import Proof, SystemResult
 from imprint.interfaces import cli, doctor, prove_command, tables
 from imprint.interfaces.doctor import Check
 from imprint.interfaces.progress import LineWatch, RichWatch, duration, watching
-from imprint.pipeline import Answer
 from imprint.recipe import Recipe
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.synthesis.audit import Audit, look_over
+from imprint.taught import Answer
 from imprint.types import Example, Passage, Report, Score, Turn, Version
 
 NOW = "2025-06-01T12:00:00+00:00"

@@ -18,7 +18,7 @@ from imprint import embedders
 from imprint.embedders import EndpointEmbedder, LocalEmbedder
 from imprint.embedders.local import _bundled_folder, pool, read_form
 from imprint.errors import MissingPackage, NoSuchEmbedder, OverBudget, WriterFailed
-from imprint.pipeline import best_index, searched_by
+from imprint.evaluation.rag_search import best_index, searched_by
 from imprint.types import Embedder, Passage
 from imprint.writers.endpoint import Endpoint
 from imprint.writers.spending import Budget

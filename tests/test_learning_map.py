@@ -20,7 +20,7 @@ from imprint.evaluation import trade_off
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination, cost, examine
 from imprint.evaluation.questions import read_strangers
-from imprint.interfaces import cli, map_page, map_plots
+from imprint.interfaces import cli, map_page, map_plots, teaching_commands
 from imprint.learning_map import LearningMap, MapSettings, each_spec
 from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
@@ -356,7 +356,7 @@ def test_options_that_cannot_be_followed_are_refused_in_one_line(words: list[str
 
 
 def test_counts_are_read_with_their_units(tmp_path: Path) -> None:
-    assert [cli._count(text, "--tokens") for text in ("20000", "20k", "1.5M")] == [20_000, 20_000, 1_500_000]
+    assert [teaching_commands._count(text, "--tokens") for text in ("20000", "20k", "1.5M")] == [20_000, 20_000, 1_500_000]
 
 
 def test_without_matplotlib_nothing_begins(monkeypatch: pytest.MonkeyPatch, documents: Path) -> None:

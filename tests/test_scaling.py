@@ -12,13 +12,13 @@ from imprint.corpus import Corpus
 from imprint.documents import load
 from imprint.engine import Engine
 from imprint.evaluation.closed_book import Question
-from imprint.pipeline import Taught
 from imprint.recipe import Recipe, WriterSettings
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.scaling import Curve, curve
 from imprint.synthesis.audit import Audit
 from imprint.synthesis.enough import Decision, Point
+from imprint.taught import Taught
 from imprint.types import Version
 from imprint.watch import SILENT
 from scholar import PASSAGES, Scholar, paid, passage

@@ -22,9 +22,9 @@ from imprint.evaluation.closed_book import Question
 from imprint.evaluation.confidence import Calibrator, Confidence, Signals
 from imprint.evaluation.systems import TAUGHT
 from imprint.interfaces import certificate_plots
-from imprint.pipeline import Answer, Examined, Taught
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
+from imprint.taught import Answer, Examined, Taught
 from imprint.types import Passage, Report
 from imprint.watch import SILENT
 

@@ -12,7 +12,8 @@
     print(handbook.ask("How many vacation days do I get?"))
     print(handbook.proof)
 
-The pipeline reads top to bottom in pipeline.py. The names below are promised to stay."""
+Teaching reads top to bottom in pipeline.py, asking and proving in taught.py. The names below are promised to
+stay."""
 
 from __future__ import annotations
 
@@ -25,23 +26,10 @@ if TYPE_CHECKING:
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
     from imprint.learning_map import LearningMap, MapSettings
-    from imprint.pipeline import (
-        Answer,
-        Examined,
-        Lesson,
-        OtherModel,
-        Taught,
-        Together,
-        curve,
-        draw_map,
-        estimate,
-        open,
-        teach,
-        teach_many,
-        together,
-    )
+    from imprint.pipeline import Lesson, curve, draw_map, estimate, teach, teach_many
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
+    from imprint.taught import Answer, Examined, OtherModel, Taught, Together, open, together
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,28 +40,28 @@ __all__ = [
 
 _HOMES = {
     "Advice": "imprint.advice",
-    "Answer": "imprint.pipeline",
+    "Answer": "imprint.taught",
     "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
-    "Examined": "imprint.pipeline",
+    "Examined": "imprint.taught",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
     "MapSettings": "imprint.learning_map",
-    "OtherModel": "imprint.pipeline",
+    "OtherModel": "imprint.taught",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",
-    "Taught": "imprint.pipeline",
-    "Together": "imprint.pipeline",
+    "Taught": "imprint.taught",
+    "Together": "imprint.taught",
     "Use": "imprint.advice",
     "advise": "imprint.advising",
     "curve": "imprint.pipeline",
     "draw_map": "imprint.pipeline",
     "estimate": "imprint.pipeline",
-    "open": "imprint.pipeline",
+    "open": "imprint.taught",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",
-    "together": "imprint.pipeline",
+    "together": "imprint.taught",
 }
 
 

@@ -10,11 +10,11 @@ from imprint import advice, documents, stages, trials, writing
 from imprint import base as bases
 from imprint.advice import Advice, Size, Teaching, Use, prices, qualities
 from imprint.base import Base
-from imprint.corpus import Corpus
+from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine
 from imprint.errors import BadSetting, NothingToTeach
 from imprint.home import home_folder
-from imprint.pipeline import DEFAULT_BUDGET, to_teach
+from imprint.pipeline import DEFAULT_BUDGET
 from imprint.planner import Budget, Speeds, Work, parse_budget
 from imprint.recipe import Recipe, opened
 from imprint.registry import Registry

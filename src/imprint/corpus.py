@@ -6,10 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imprint.documents import split
 from imprint.run_folder import write_whole
+from imprint.synthesis.novelty import set_aside, without_repeats
 from imprint.types import Document, Passage, content_hash
+
+if TYPE_CHECKING:
+    from imprint.base import Base
+    from imprint.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,13 @@ class Corpus:
         with open(file, encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]
         return Corpus(tuple(Document(**{**r, "page_starts": tuple(r["page_starts"])}) for r in records))
+
+
+def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage], dict[str, int]]:
+    """The passages of a corpus, what several documents repeat only once; and counts of what was set aside."""
+    split = corpus.split(recipe.passage_tokens, model.count_tokens)
+    kept = without_repeats(split)
+    return kept, set_aside(split, kept)
 
 
 def _file(home: Path, corpus_hash: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from imprint import adapters, planner, trials, writing
@@ -21,7 +22,7 @@ from imprint.training.batches import each_row
 from imprint.training.distill import Reading, read_by_teacher
 from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained, lengths_of
-from imprint.types import AdapterSpec, Passage
+from imprint.types import AdapterSpec, Passage, content_hash
 from imprint.watch import Watch
 
 RECITING = 100.0
@@ -111,6 +112,24 @@ def beside(kept: Mapping[str, Any]) -> str:
     if any(calls > 1 for calls in kept["calls"].values()):
         lines.append("The run was stopped and went on: seconds are those of all its calls together.")
     return "\n".join(lines)
+
+
+def run_of(
+    home: Path,
+    corpus_hash: str,
+    recipe: Recipe,
+    budget: Budget | None,
+    base: Base,
+    seed: int,
+    name: str,
+    questions: Sequence[Question] | None,
+) -> RunFolder:
+    """The folder of this very run: other documents, settings or questions make another."""
+    key = content_hash(
+        corpus_hash, repr(recipe), str(budget), base.revision, str(base.device.dtype), str(seed), name,
+        repr(questions),
+    )  # fmt: skip
+    return RunFolder(home / "runs" / key)
 
 
 def prepare(

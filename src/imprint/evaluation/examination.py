@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from transformers.cache_utils import DynamicCache
 
 from imprint.base import Base
 from imprint.engine import Engine, Seat
+from imprint.errors import BadInput, BadSetting
 from imprint.evaluation import interference, open_book, proof, suites
 from imprint.evaluation.closed_book import Question, abstains, answer_all, interval
 from imprint.evaluation.forgetting import perplexity
-from imprint.evaluation.suites import Item
+from imprint.evaluation.suites import Item, read_suite
 from imprint.types import Prompt, Score
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
@@ -52,6 +54,29 @@ class Examination:
     @property
     def answerable(self) -> list[Question]:
         return [q for q in self.questions if q.answers]
+
+
+def read_by_name(
+    suites: Sequence[str | Path], texts: Sequence[str | Path]
+) -> tuple[dict[str, list[Item]], dict[str, str]]:
+    """The suites and general texts of these files, by name. Raises BadInput or BadSetting."""
+    _refuse_twins("suites", [Path(suite).name for suite in suites])
+    _refuse_twins("general texts", ["general", *(Path(text).stem for text in texts)])
+    read = {Path(suite).name: read_suite(Path(suite)) for suite in suites}
+    return read, {Path(text).stem: _general(Path(text)) for text in texts}
+
+
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadSetting(f"Two {what} are called '{name}', so that one would hide the other. Rename one.")
+
+
+def _general(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
 def examine(

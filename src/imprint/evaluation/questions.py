@@ -7,7 +7,7 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ def read_questions(path: Path) -> list[Question]:
     if not any(q.answers for q in questions):
         raise BadQuestions(f"No question of {path} has an answer, so that nothing can be scored. Add some that do.")
     return questions
+
+
+def given_questions(questions: str | Path | Sequence[Question] | None) -> list[Question] | None:
+    """The questions that were given, in a file or as they are; None where none were."""
+    if questions is None:
+        return None
+    return read_questions(Path(questions)) if isinstance(questions, str | Path) else list(questions)
 
 
 def read_strangers(path: Path) -> list[Question]:
