@@ -199,5 +199,5 @@ def test_epochs_asked_for_stand_whatever_time_is_left() -> None:
 
 def test_few_facts_leave_the_rank_to_the_adapter_and_many_raise_it() -> None:
     assert rank_for(1000, 305_280) == (None, True)
-    ranks = [rank_for(n, 305_280) for n in (300_000, 400_000, 1_000_000, 4_000_000, 100_000_000)]
+    ranks = [rank_for(n, 305_280) for n in (150_000, 200_000, 500_000, 2_000_000, 100_000_000)]
     assert ranks == [(None, True), (32, True), (64, True), (256, True), (RANKS[-1], False)]

@@ -25,9 +25,9 @@ Price = Callable[[float], float]
 BITS_A_FACT = 16.0
 """To be held for a fact: twice the 7.7 bits by which the untouched base misses an answer about a SQuAD paragraph
 (docs/results/objectives.json: 5.35 nats, n = 108), for it must also be told apart from its neighbours."""
-BITS_A_PARAMETER = 1.0
-"""What a trained parameter holds after a hundred exposures: published notes say 1, 2 after a thousand, 3.6 for
-models trained whole (arXiv 2505.24832)."""
+BITS_A_PARAMETER = 0.5
+"""What a trained parameter of a small LoRA held after a hundred exposures (docs/results/capacity.json: 0.36 full,
+0.50 still rising); of models trained whole 3.6 are published (arXiv 2505.24832)."""
 RANKS = (16, 32, 64, 128, 256)
 """Ranks that a plan chooses from; the first is a LoRA's own."""
 
@@ -200,7 +200,7 @@ def rank_for(facts: int, parameters_a_rank: int) -> tuple[int | None, bool]:
     """The rank at which an adapter can hold so many facts, and whether the largest one can.
 
     facts x BITS_A_FACT must not exceed parameters x BITS_A_PARAMETER. None where a LoRA's own rank is enough, as it
-    is for all but large sets: on the bundled base it holds 300,000 facts."""
+    is for all but large sets: on the bundled base it holds 150,000 facts."""
     needed = facts * BITS_A_FACT / BITS_A_PARAMETER
     for rank in RANKS:
         if rank * parameters_a_rank >= needed:
