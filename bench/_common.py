@@ -128,6 +128,16 @@ def base_name(base: Any) -> str:
     return f"{base.name} ({base.revision})"
 
 
+def header_of(base: Any, threads: int) -> dict[str, Any]:
+    """What stands above the rows of a benchmark: its command, the base, the commit and the machine."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "base": base_name(base),
+        "commit": commit(),
+        "machine": machine(str(base.device.dtype).removeprefix("torch."), threads),
+    }
+
+
 def base_folder(base: Any) -> str:
     """What transformers must open to get the same model."""
     from imprint import base as bases

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import Results, base_name, commit, machine, say
+from _common import Results, header_of, say
 from learning import Lines, by_article, squad_passages, write_article
 
 SEED = 17
@@ -76,13 +75,8 @@ class Bench:
         self.work: Path = options.work / ("documents" if shared else options.experiment)
         self.base = bases.load(options.base)
         self.engine = Engine(self.base)
-        header = {
-            "base": base_name(self.base),
-            "commit": commit(),
-            "command": " ".join(["python", *sys.argv]),
-            "machine": machine(str(self.base.device.dtype).removeprefix("torch."), threads),
-            "asked": {key: str(getattr(options, key)) for key in _FIXED[options.experiment]},
-        }
+        header = header_of(self.base, threads)
+        header["asked"] = {key: str(getattr(options, key)) for key in _FIXED[options.experiment]}
         file = options.json or options.work / f"{options.experiment}.json"
         if file.exists() and (before := json.loads(file.read_text("utf-8"))["asked"]) != header["asked"]:
             raise SystemExit(f"{file} was measured with {before}, not {header['asked']}. Name another --json FILE.")

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _common import Results, base_name, commit, machine, parser, quieten, say, use_threads
+from _common import Results, header_of, parser, quieten, say, use_threads
 from learning import Lines, material
 
 HERE = Path(__file__).parent
@@ -227,13 +226,7 @@ def main() -> None:
     from imprint import base as bases
 
     base = bases.load(options.base)
-    header = {
-        "command": " ".join(["python", *sys.argv]),
-        "base": base_name(base),
-        "commit": commit(),
-        "machine": machine(str(base.device.dtype).removeprefix("torch."), threads),
-    }
-    results = Results(options.json, header, resume=True)
+    results = Results(options.json, header_of(base, threads), resume=True)
     there = {row["row"] for row in results.rows}
     for name in [n for n in options.sets.split(",") if n not in there]:
         say(f"=== {name}")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import Results, base_name, commit, machine, parser, quieten, say, use_threads
+from _common import Results, header_of, parser, quieten, say, use_threads
 from learning import Lines
 
 WORDINGS = (
@@ -127,12 +127,8 @@ class Bench:
         self.options = options
         self.base = bases.load(options.base)
         self.engine = Engine(self.base)
-        header = {
-            "command": " ".join(["python", *sys.argv]),
-            "base": f"{base_name(self.base)}, {options.facts} facts, rank {options.rank}, lr {options.lr:g}",
-            "commit": commit(),
-            "machine": machine(str(self.base.device.dtype).removeprefix("torch."), threads),
-        }
+        header = header_of(self.base, threads)
+        header["base"] += f", {options.facts} facts, rank {options.rank}, lr {options.lr:g}"
         self.results = Results(options.json, header, resume=True)
 
     def rows_of(self, cell: Cell) -> list[Any]:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import Results, base_name, commit, machine, parser, quieten, say, use_threads
+from _common import Results, header_of, parser, quieten, say, use_threads
 from learning import Lines, material
 
 ROOT = Path(__file__).parent.parent
@@ -87,13 +86,7 @@ def main() -> None:
     from imprint import base as bases
 
     base = bases.load(options.base)
-    header = {
-        "command": " ".join(["python", *sys.argv]),
-        "base": base_name(base),
-        "commit": commit(),
-        "machine": machine(str(base.device.dtype).removeprefix("torch."), threads),
-    }
-    results = Results(options.json, header, resume=True)
+    results = Results(options.json, header_of(base, threads), resume=True)
     there = {row["row"] for row in results.rows}
     for name in [n for n in names if n not in there]:
         say(f"=== {name}")

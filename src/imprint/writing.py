@@ -177,8 +177,8 @@ class _Enough(Exception):
 
 def _round_speed(recipe: Recipe, passages: Sequence[Passage], engine: Engine) -> float:
     """Tokens of audited text a second over all rounds, told from the first one about these passages."""
-    writer, wanted = _writer(recipe, engine, SILENT), recipe.audit
-    audit = Audit(AuditSettings(wanted, wanted, wanted, wanted, wanted), passages, seed=0)
+    writer = _writer(recipe, engine, SILENT)
+    audit = Audit(_filters(recipe), passages, seed=0)
     came: list[int] = []
 
     def first_round(told: int, worth: int) -> int:
@@ -321,10 +321,14 @@ def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[
             audit.drop(example, Finding("held out", "asks what is held out"))
 
 
-def _audit(run: RunFolder, recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
+def _filters(recipe: Recipe) -> AuditSettings:
+    """All filters, or none where the recipe only wants to count."""
     wanted = recipe.audit
-    settings = AuditSettings(wanted, wanted, wanted, wanted, wanted)
-    audit = Audit(settings, passages, planned_tokens=text_tokens, seed=seed)
+    return AuditSettings(wanted, wanted, wanted, wanted, wanted)
+
+
+def _audit(run: RunFolder, recipe: Recipe, passages: Sequence[Passage], text_tokens: int, seed: int) -> Audit:
+    audit = Audit(_filters(recipe), passages, planned_tokens=text_tokens, seed=seed)
     audit.looked_over = _looked_over(run, passages)
     return audit
 
