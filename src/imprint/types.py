@@ -36,6 +36,8 @@ class Document:
     """Character offset at which each page (or slide) begins; empty where there are no pages."""
     valid_from: str | None = None
     """ISO date from which it holds, where the file says so."""
+    owner: str = ""
+    """Who brought it, where that is another than the keeper of the adapter."""
 
     @property
     def id(self) -> str:

@@ -1,0 +1,13 @@
+"""When the documents change: what is new and what is withdrawn, which of two statements holds, who may add what,
+and how several adapters become one.
+
+    manifest.py      the documents of a version: since when, brought by whom, in which shard
+    changes.py       a folder compared with a version's documents; which passages, and which facts, changed
+    conflicts.py     statements that cannot both be true, and the rules that settle them
+    corrections.py   what is taught of a change: the old value denied, and both with their dates
+    admission.py     the gate through which other people's documents come in
+    tombstones.py    what is withheld until it is gone
+    erasing.py       every trace of a document taken out of the home
+    merging.py       several adapters into one
+    federated.py     sites that share adapters and never documents; flower.py: the same on Flower
+"""
