@@ -6,13 +6,13 @@ questions/year.jsonl. Four families:
 
 model_spec/   named sections of the edition of 2025-02-12, each replaced at some month by that of 2025-09-12
 ty/           pages of a type checker's documentation, with our own edits (renamed options, changed defaults)
-contoso/      an invented company's rules, with our own edits: one text goes from A to B and back to A, byte for byte
+contoso/      an invented company's rules, with our own edits; one text goes from A to B and back to A
 facts/        edited statements of CounterFact, against what every base model believes; six times a value changes
 
 Every file is Markdown with a front matter that says its title and its date: the first day of the month from which
-its present text holds. `documents.load` reads that date as the document's valid_from and leaves the front matter out
-of the text, so a conflict with an older text of the same source is settled by date; and a text that comes back has
-the id that it had, with a later date.
+its present text holds. `documents.load` reads that date as the document's valid_from and leaves the front matter
+out of the text, so a conflict with an older text of the same source is settled by date; and a text that comes back
+byte for byte has the id that it had, with a later date.
 
 A fact has spans: from which month on which answers are right, none where no document tells any more. Its kind is
 that of its history: `flipped` changes its value, `untouched` holds all year, `new` comes in later, `gone` ends.
@@ -34,6 +34,7 @@ from imprint.evaluation.closed_book import Question, normalised
 YEAR = 2026
 MONTHS = range(12)
 _WRITTEN = Path(__file__).parent / "questions"
+_HEAD = re.compile(r"^(?P<title>#+ .+?) \{#(?P<name>\w+)(?P<rest>.*?)\}$", re.MULTILINE)
 _EDITIONS = ("model_spec_2025-02-12.md", "model_spec_2025-09-12.md")
 
 
@@ -47,7 +48,6 @@ class Stretch:
     file: str
     first: str
     stop: str | None = None
-    replaced: None = None
 
     def text(self, month: int, data: Path) -> str:
         return _between((data / self.file).read_text("utf-8"), self.first, self.stop)
@@ -61,7 +61,7 @@ class Section:
     name: str
     stop: str = "**Example**"
     replaced: int | None = None
-    """Month; None: it stays the older edition's."""
+    """Month; None: it stays the older edition's. 0: it is the newer one's from the beginning."""
 
     def text(self, month: int, data: Path) -> str:
         newer = self.replaced is not None and month >= self.replaced
@@ -73,7 +73,6 @@ class Statements:
     """One line for each of these subjects: what CounterFact's edited statement says of it."""
 
     subjects: tuple[str, ...]
-    replaced: None = None
 
     def text(self, month: int, data: Path) -> str:
         with (data / "phonebook" / "counterfact_edit_1K.csv").open(encoding="utf-8", newline="") as file:
@@ -99,14 +98,17 @@ class Edit:
     month: int
     document: str
     old: str
+    """'…' stands for whatever lies between its neighbours, so that a long passage need not be quoted."""
     new: str
     times: int = 1
     """How often the old words stand there; each is replaced."""
 
     def applied(self, text: str) -> str:
-        if (found := text.count(self.old)) != self.times:
+        old = re.compile(".*?".join(map(re.escape, self.old.split("…"))), re.DOTALL)
+        changed, found = old.subn(lambda _: self.new, text)
+        if found != self.times:
             raise ValueError(f"{self.document}: {self.old!r} stands there {found} times, not {self.times}.")
-        return text.replace(self.old, self.new)
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +138,10 @@ _PLUS = "Northwind_Health_Plus_Benefits_Details_cited_pages.txt"
 _STANDARD = "Northwind_Standard_Benefits_Details_cited_pages.txt"
 _HANDBOOK = "employee_handbook.txt"
 _SUBJECTS = (
-    "Pitchfork's headquarters", "Anton Zeilinger", "Kenny Lofton", "Sony Alpha 77", "Toyota Auris", "Windows Mobile 6.5",
-    "Ernst & Young", "Emmanuel Macron", "BBC Radio", "Kobe Bryant", "Giovanni Battista Viotti", "Pennzoil", "Nokia N73",
-    "Moscow is located", "language of Cheers", "Lenta.ru", "Bureau of Indian Standards", "Toyota Avanza", "Kurt Baier",
-    "language of Madeline",
+    "Pitchfork's headquarters", "Anton Zeilinger", "Kenny Lofton", "Sony Alpha 77", "Toyota Auris",
+    "Windows Mobile 6.5", "Ernst & Young", "Emmanuel Macron", "BBC Radio", "Kobe Bryant",
+    "Giovanni Battista Viotti", "Pennzoil", "Nokia N73", "Moscow is located", "language of Cheers", "Lenta.ru",
+    "Bureau of Indian Standards", "Toyota Avanza", "Kurt Baier", "language of Madeline",
 )  # fmt: skip
 
 SOURCES = (
@@ -162,14 +164,19 @@ SOURCES = (
         Section("do_not_lie", replaced=9),
         Section("use_preset_voice_in_voice_mode", replaced=9),
     ),
-    _spec("scope_of_autonomy", "scope of autonomy", Section("scope_of_autonomy", "The assistant must adhere", replaced=0), comes=6),
+    _spec(
+        "scope_of_autonomy",
+        "scope of autonomy",
+        Section("scope_of_autonomy", "The assistant must adhere", replaced=0),
+        comes=6,
+    ),
     _ty("configuration", "Configuration files of ty", ("configuration.md", "# Configuration")),
     _ty("rules", "Rules of ty", ("rules.md", "# Rules")),
     _ty(
         "exit_codes_and_environment",
         "Exit codes and environment variables of ty",
         ("reference/exit-codes.md", "# Exit codes"),
-        ("reference/environment.md", "# Environment variables"),
+        ("reference/environment.md", "# Environment variables", "## Externally-defined variables"),
     ),
     _ty("python_version", "Python version in ty", ("python-version.md", "# Python version")),
     _ty(
@@ -185,7 +192,12 @@ SOURCES = (
     _contoso("privacy", "Privacy policy of Contoso Electronics", _HANDBOOK, "Privacy", "Whistleblower Policy"),
     _contoso("data_security", "Data security at Contoso Electronics", _HANDBOOK, "Data Security", "Job Roles"),
     _contoso(
-        "whistleblower", "Whistleblower policy of Contoso", _HANDBOOK, "Whistleblower Policy", "Data Security", goes=8
+        "whistleblower",
+        "Whistleblower policy of Contoso",
+        _HANDBOOK,
+        "Whistleblower Policy",
+        "Data Security",
+        goes=8,
     ),
     _contoso("deductible", "Northwind Health Plus: deductible", _PLUS, "Calendar Year Deductible", "[page 14]"),
     _contoso("hearing", "Northwind Standard: hearing care", _STANDARD, "Hearing Care", "Home Health Care", comes=9),
@@ -242,7 +254,8 @@ def _file(source: Source, month: int, data: Path) -> str:
 def _happened() -> tuple[Event, ...]:
     found = [Event(edit.month, edit.document, "edited") for edit in edits()]
     for source in SOURCES:
-        found += [Event(p.replaced, source.name, "replaced") for p in source.pieces if p.replaced]
+        sections = [piece for piece in source.pieces if isinstance(piece, Section)]
+        found += [Event(s.replaced, source.name, "replaced") for s in sections if s.replaced]
         if source.comes:
             found.append(Event(source.comes, source.name, "came"))
         if source.goes in MONTHS:
@@ -350,9 +363,7 @@ def _section(file: Path, name: str) -> str:
     """A section as its readers see it: its level of authority in words, other sections by their titles, no marks
     of footnotes."""
     text = file.read_text("utf-8")
-    heads = {
-        head["name"]: head for head in re.finditer(r"^(?P<title>#+ .+?) \{#(?P<name>\w+)(?P<rest>.*?)\}$", text, re.M)
-    }
+    heads = {head["name"]: head for head in _HEAD.finditer(text)}
     head = heads[name]
     after = [other.start() for other in heads.values() if other.start() > head.start()]
     body = text[head.end() : min(after, default=len(text))]
