@@ -7,7 +7,7 @@ no partner is new, or is not said any more."""
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ _CROWD = 60
 """Sentences that share a word, from which on that word brings none together."""
 _TOLD_APART = 0.6
 """Share of a sentence's words that may differ for the rest to tell what it is about."""
-_LINK = re.compile(r"\[([^\]]*)\]\([^)\s]*\)|\s*\{#[\w-]+\}")
+_MARKUP = re.compile(r"\[([^\]^]*)\]\([^)\s]*\)|\s*\{#[\w-]+\}|\[\^\w+\]|<!--.*?(?:-->|$)|</?[a-z][\w-]*>|\*\*")
+"""Addresses of links, anchors, footnotes' marks, tags and comments: no part of what is said."""
 _WORD = re.compile(r"\w+|[%$€£¥°]")
 _TRAILING = frozenset("a an the is are was were be been has have had of in on at to for by from with as and or".split())
 
@@ -127,18 +128,18 @@ class _Line:
 
 
 def _lines(passages: Iterable[Passage]) -> list[_Line]:
-    """What passages state, without questions and without the addresses of links."""
+    """What passages state, without questions and without markup."""
     found = []
     for passage in passages:
         heading, place = _bare(passage.heading), passage.start / max(1, len(passage.whole))
-        for whole in dict.fromkeys(s.whole for s in statements(passage)):
-            if not whole.endswith("?"):
-                found.append(_Line(_bare(whole), passage, heading, place))
+        for text in dict.fromkeys(_bare(s.whole) for s in statements(passage)):
+            if not text.endswith("?") and len(text.split()) > 1:
+                found.append(_Line(text, passage, heading, place))
     return found
 
 
 def _bare(text: str) -> str:
-    return _LINK.sub(r"\1", text)
+    return " ".join(_MARKUP.sub(r"\1", text).split())
 
 
 def _without_common(
@@ -233,7 +234,7 @@ def _likeness(old: _Line, new: _Line) -> tuple[int, float] | None:
     if share < _RELATED or (other_thing and (len(gone) > 1 or len(come) > 1 or _unlike(one, other) != [])):
         return None
     near = old.heading == new.heading
-    if len(one.words | other.words) < 3 and not near:
+    if len(one.words | other.words) < 3 and not near and old.text != new.text:
         return None
     names = _jaccard({n.lower() for n in one.names}, {n.lower() for n in other.names})
     values = _jaccard({v[1] for v in one.values}, {v[1] for v in other.values})
@@ -282,4 +283,5 @@ def _unlike(old: Told, new: Told) -> list[tuple[Value, Value]] | None:
 
 
 def _said_words(text: str) -> list[str]:
+    """What two sentences are compared by that may say the same: '$' and '%' count, articles do not."""
     return [w for w in _WORD.findall(text.lower()) if w not in ("a", "an", "the")]
