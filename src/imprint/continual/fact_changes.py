@@ -73,33 +73,30 @@ def in_words(change: FactChange) -> str:
     if change.old is None or change.new is None:
         said = change.new or change.old
         return f"{'New' if change.new else 'Not said any more'}: '{said.text if said else ''}'"
-    before, was, now, after = differing(change.old.text, change.new.text)
+    before, (was, now), after = differing(change.old.text, change.new.text)
     most = max(len(was.split()), len(now.split()))
     if most > _TOLD_APART * max(len(change.old.text.split()), len(change.new.text.split())):
         return f"Was '{change.old.text}', is '{change.new.text}'"
     about = before.split()
-    if after.strip(".!"):
-        return f"{' '.join([*about, '____', after.rstrip('.!')])}: was '{was}', is '{now}'."
+    if after:
+        return f"{' '.join([*about, '____', after])}: was '{was}', is '{now}'."
     while about and about[-1].lower() in _TRAILING:
         about.pop()
     return f"{' '.join(about) or change.title}: was '{was}', is '{now}'."
 
 
-def differing(one: str, other: str) -> tuple[str, str, str, str]:
-    """Two sentences as what both begin with, what the one and what the other goes on with, and how both end.
+def differing(*texts: str) -> tuple[str, tuple[str, ...], str]:
+    """Sentences as what all begin with, what each goes on with, and how all end.
 
-    Neither middle is empty: where the one has words more, a neighbour stands in both."""
-    mine, theirs = one.rstrip(".!").split(), other.rstrip(".!").split()
-    shorter = min(len(mine), len(theirs))
-    first = next((i for i in range(shorter) if mine[i] != theirs[i]), shorter)
-    last = next((i for i in range(shorter - first) if mine[-1 - i] != theirs[-1 - i]), shorter - first)
-    if last and first + last == shorter:
-        last -= 1
-    elif first + last == shorter:
-        first = max(0, first - 1)
-    end = " ".join(mine[len(mine) - last :])
-    middles = (" ".join(words[first : len(words) - last]).rstrip(",;") for words in (mine, theirs))
-    return " ".join(mine[:first]), *middles, f"{end}."
+    No middle is empty where that can be: if one has words more, a neighbour stands in all of them."""
+    words = [text.rstrip(".!").split() for text in texts]
+    shorter = min(map(len, words))
+    first = next((i for i in range(shorter) if len({w[i] for w in words}) > 1), shorter)
+    last = next((i for i in range(shorter - first) if len({w[-1 - i] for w in words}) > 1), shorter - first)
+    if first + last == shorter:
+        first, last = (first, last - 1) if last else (max(0, first - 1), last)
+    middles = tuple(" ".join(w[first : len(w) - last]).rstrip(",;") for w in words)
+    return " ".join(words[0][:first]), middles, " ".join(words[0][len(words[0]) - last :])
 
 
 # --- the sentences of an edition --------------------------------------------------------------
@@ -258,18 +255,18 @@ def _compared(old: Told, new: Told) -> FactChange | None:
     share = _jaccard(old.words, new.words)
     gone, come = differing_names(old, new)
     turned = old.denied != new.denied and not old.soft and not new.soft
-    middles = differing(old.text, new.text)[1:3]
+    _, (was, now), _ = differing(old.text, new.text)
     if share >= _ALIKE and not gone and not come:
         if unlike is not None and len(unlike) == 1 and old.denied == new.denied and not unlike[0][0][3]:
-            (kind, _, was, _), (_, _, now, _) = unlike[0]
-            return FactChange(kind.split()[0], old.said, new.said, (was, now), True)
+            (kind, _, mine, _), (_, _, theirs, _) = unlike[0]
+            return FactChange(kind.split()[0], old.said, new.said, (mine, theirs), True)
         if unlike == [] and turned:
-            return FactChange("negation", old.said, new.said, middles, True)
+            return FactChange("negation", old.said, new.said, (was, now), True)
     if old.words == new.words and unlike == [] and old.denied == new.denied and len(gone) == len(come) == 1:
         return FactChange("name", old.said, new.said, (gone[0], come[0]), True)
     other_values = any(not one[3] for one, _ in unlike or ())
     contradicts = other_values or (turned and (old.words <= new.words or new.words <= old.words))
-    return FactChange("restated", old.said, new.said, middles, contradicts)
+    return FactChange("restated", old.said, new.said, (was, now), contradicts)
 
 
 Value = tuple[str, str, str, bool]
