@@ -164,7 +164,8 @@ def _diff_record(old: Version, new: Version, changes: Changes, facts: Sequence[F
 
 def _conflict_lines(settled: Sequence[Settled]) -> Iterator[str]:
     open_ = sum(s.winner is None for s in settled)
-    yield f"{len(settled)} conflicts, {open_} of them open." if settled else "No conflicts were found."
+    some = "1 conflict" if len(settled) == 1 else f"{len(settled)} conflicts"
+    yield f"{some}, {open_} of them open." if settled else "No conflicts were found."
     for one in settled:
         conflict = one.conflict
         yield f"\n'{conflict.values[0]}' or '{conflict.values[1]}' ({conflict.kind})"
