@@ -166,3 +166,12 @@ def test_a_fact_that_flips_back_is_taught_as_it_stands_with_its_dates(base: Base
     assert {(e.valid_from, e.valid_until) for e in asked} >= {("2026-03-01", "2026-06-01"), ("2026-06-01", None)}
     between = [e for e in asked if e.valid_from == "2026-03-01"]
     assert between and all("95 euros" in e.turns[-1].text for e in between)
+
+
+def test_the_version_that_held_on_a_day_answers_for_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    held = [imprint.open_as_of("acme", day, home=home) for day in ("2025-12-31", "2026-02-28", "2026-03-01")]
+    assert [(taught.version.number, day) for taught, day in held] == [(1, "2025-12-31"), (1, None), (2, None)]
+    with pytest.raises(BadSetting, match="2026-03-01"):
+        imprint.open_as_of("acme", "March", home=home)

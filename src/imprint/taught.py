@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,20 @@ def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the 
     where = home or home_folder()
     registry = Registry(where)
     return Taught(registry.get(name), registry, where)
+
+
+def open_as_of(name: str, date: str, *, home: Path | None = None) -> tuple[Taught, str | None]:
+    """The version of a name that held on a day (ISO date), and the day to be said in the question where none did: then
+    the first one there is is asked "As of 2026-03-01: ...", which updates teach. Raises NoSuchAdapter."""
+    try:
+        day = datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
+    where = home or home_folder()
+    registry = Registry(where)
+    versions = registry.versions(name)
+    held = [v for v in versions if v.details.get("as_of", v.created_at[:10]) <= day]
+    return Taught(held[-1] if held else versions[0], registry, where), None if held else day
 
 
 def together(names: Sequence[str], *, home: Path | None = None) -> Together:

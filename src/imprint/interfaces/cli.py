@@ -119,6 +119,7 @@ _command(
     'imprint ask handbook "How many vacation days do I get?"',
     'imprint ask handbook "How many vacation days do I get?" --cite',
     'imprint ask handbook "How many vacation days do I get?" --anyway',
+    'imprint ask handbook "How many vacation days do I get?" --as-of 2026-03-01',
     'echo "Who founded the company?" | imprint ask handbook -',
 )(asking_commands.ask)
 _command("imprint chat handbook")(asking_commands.chat)
