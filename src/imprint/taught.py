@@ -270,7 +270,10 @@ class Taught:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
         if tombstones.pending(self.registry, self.version.name):
-            raise BadInput(f"{self.version} holds what is to be forgotten, and is not given away. {_FINISH}")
+            raise BadInput(
+                f"{self.version} holds what is to be forgotten, and is not given away. Finish that first: "
+                f"imprint forget {self.version.name}."
+            )
         adapter = adapter_folder.read(self.registry.folder(self.version))
         adapter_folder.write_for_peft(adapter, self.model(), folder)
         return folder
@@ -503,9 +506,6 @@ class Taught:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
-
-
-_FINISH = "Finish that first: imprint forget NAME."
 
 
 def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:
