@@ -175,3 +175,12 @@ def test_the_version_that_held_on_a_day_answers_for_it(base: Base, home: Path, t
     assert [(taught.version.number, day) for taught, day in held] == [(1, "2025-12-31"), (1, None), (2, None)]
     with pytest.raises(BadSetting, match="2026-03-01"):
         imprint.open_as_of("acme", "March", home=home)
+
+
+def test_what_held_before_is_distilled_too(base: Base, home: Path, tmp_path: Path) -> None:
+    recipe = Recipe(mix=RECIPE.mix, text_tokens=600, epochs=1.0, objective="distill")
+    updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=recipe, shards=1, questions=[])
+    gone = TEXTS["canteen.md"].replace(" Guests of the canteen pay 4 euros.", "")
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED, canteen=gone), base=base, home=home, way="retrain")
+    kinds = {e.generator for e in two.examples() if e.generator.startswith("corrections/")}
+    assert {"corrections/denied", "corrections/as_of"} <= kinds
