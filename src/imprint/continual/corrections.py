@@ -70,7 +70,7 @@ def corrections(
             yield from fact.asked_now(holds)
             yield from fact.told(much.texts)
             yield from fact.asked_of_days(much.dates)
-            if holds.since is not None:
+            if holds.since is not None and history.held[-2].until is not None:
                 yield from fact.asked_of_the_change(holds)
         elif much.withdrawn and fact.questions and not _may_be_told(history, where):
             yield from fact.told(much.texts)

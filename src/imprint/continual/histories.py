@@ -75,7 +75,8 @@ def _chain_of(change: FactChange, chains: Sequence[History], by_text: Mapping[st
         if chains[i].withdrawn == comes_back and chains[i].held[-1].said.text == before.text
     ]
     same = [i for i in known if chains[i].held[-1].said.title == before.title]
-    return (same or ([] if comes_back else known) or [None])[-1]
+    likely = same or ([] if comes_back else known)
+    return likely[-1] if likely else None
 
 
 def _begun(change: FactChange, date: str, since: Mapping[str, str]) -> History:
@@ -100,11 +101,11 @@ def _gone_on(chain: History, change: FactChange, date: str) -> History:
 
 
 def _without_empty(chain: History) -> History:
-    """Without what never held for a day, because two updates have one date."""
+    """What never held for a day, because two updates have one date, is without dates: it was said, but never held."""
     held: list[Held] = []
     for one in chain.held:
         if one.since is not None and one.since == one.until:
-            continue
+            one = Held(one.said)
         if held and held[-1].said.text == one.said.text and held[-1].until == one.since:
             held[-1] = Held(one.said, held[-1].since, one.until)
         else:
