@@ -183,8 +183,9 @@ def test_what_is_withdrawn_and_comes_back_was_not_said_between() -> None:
     assert gone.withdrawn and gone.now is None
 
 
-def test_two_updates_of_one_day_leave_no_empty_span() -> None:
-    assert histories([("2026-03-01", changed(A, B)), ("2026-03-01", changed(B, A))]) == []
+def test_what_was_said_for_less_than_a_day_has_no_dates() -> None:
+    (history,) = histories([("2026-03-01", changed(A, B)), ("2026-03-01", changed(B, A))])
+    assert [(h.said.text, h.since, h.until) for h in history.held] == [(B, None, None), (A, None, None)]
 
 
 def test_updates_come_oldest_first() -> None:

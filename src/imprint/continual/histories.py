@@ -101,16 +101,17 @@ def _gone_on(chain: History, change: FactChange, date: str) -> History:
 
 
 def _without_empty(chain: History) -> History:
-    """What never held for a day, because two updates have one date, is without dates: it was said, but never held."""
+    """What never held for a day, because two updates have one date, first and without dates: it was only said."""
+    said: list[Held] = []
     held: list[Held] = []
     for one in chain.held:
         if one.since is not None and one.since == one.until:
-            one = Held(one.said)
-        if held and held[-1].said.text == one.said.text and held[-1].until == one.since:
+            said.append(Held(one.said))
+        elif held and held[-1].said.text == one.said.text and held[-1].until == one.since:
             held[-1] = Held(one.said, held[-1].since, one.until)
         else:
             held.append(one)
-    return replace(chain, held=tuple(held) or chain.held)
+    return replace(chain, held=(*said, *held))
 
 
 def day_of(date: str) -> str:
