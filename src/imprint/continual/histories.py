@@ -46,8 +46,8 @@ def histories(
 ) -> list[History]:
     """The history of every fact that changed in these updates, each the ISO date of an edition and what it changed.
 
-    `since`: the date from which a document of the first edition holds, by its id; others held before anything known.
-    What was only put otherwise is no change: its newest wording stands for it."""
+    `since`: the date from which a document of the first edition holds, by its id. What was only put otherwise is no
+    change: its newest wording stands for it."""
     chains: list[History] = []
     by_text: dict[str, list[int]] = {}
     dates = [day_of(date) for date, _ in updates]
@@ -75,7 +75,8 @@ def _chain_of(change: FactChange, chains: Sequence[History], by_text: Mapping[st
         if chains[i].withdrawn == comes_back and chains[i].held[-1].said.text == before.text
     ]
     same = [i for i in known if chains[i].held[-1].said.title == before.title]
-    return (same or ([] if comes_back else known) or [None])[-1]
+    likely = same or ([] if comes_back else known)
+    return likely[-1] if likely else None
 
 
 def _begun(change: FactChange, date: str, since: Mapping[str, str]) -> History:
