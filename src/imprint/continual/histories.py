@@ -46,8 +46,8 @@ def histories(
 ) -> list[History]:
     """The history of every fact that changed in these updates, each the ISO date of an edition and what it changed.
 
-    `since`: the date from which a document of the first edition holds, by its id; others held before anything known.
-    What was only put otherwise is no change: its newest wording stands for it."""
+    `since`: the date from which a document of the first edition holds, by its id. What was only put otherwise is no
+    change: its newest wording stands for it."""
     chains: list[History] = []
     by_text: dict[str, list[int]] = {}
     dates = [day_of(date) for date, _ in updates]
