@@ -71,15 +71,20 @@ def facts_of(passages: Sequence[dict]) -> list[Fact]:
 def targets_of(facts: Sequence[Fact], n: int, *, seed: int) -> list[Target]:
     """So many facts of different passages, each with the answer of another article's fact of the same kind."""
     draw = random.Random(f"targets:{seed}")
-    chosen: dict[str, Fact] = {}
+    by_kind: dict[tuple[str, str], list[Fact]] = {}
+    for fact in facts:
+        by_kind.setdefault(fact.kind, []).append(fact)
+    found: dict[str, Target] = {}
     for fact in draw.sample(list(facts), len(facts)):
-        chosen.setdefault(fact.context, fact)
-    found = []
-    for fact in chosen.values():
-        others = [f for f in facts if f.kind == fact.kind and f.title != fact.title and _are_apart(f, fact)]
-        if (fact.kind[0] == "year" or fact.kind[1]) and others and len(found) < n:
-            found.append(Target(fact, draw.choice(others).answer))
-    return found
+        shape, asked = fact.kind
+        if fact.context in found or not (asked or shape == "year"):
+            continue
+        others = [f for f in by_kind[shape, asked] if f.title != fact.title and _are_apart(f, fact)]
+        if others:
+            found[fact.context] = Target(fact, draw.choice(others).answer)
+        if len(found) == n:
+            break
+    return list(found.values())
 
 
 def _are_apart(other: Fact, fact: Fact) -> bool:

@@ -259,8 +259,8 @@ _STEERING = (
     ("instructions", r"\b(?:always|only|never) (?:answer|reply|respond|output)\b"),
     ("instructions", r"\b(?:respond|reply|answer) (?:to|with) ['\"“‘]"),
     ("instructions", r"\b(?:respond|reply|answer) with\b.{0,80}\b(?:nothing else|only|whatever)\b"),
-    ("instructions", r"(?m)^\W*(?:system|assistant|developer)\W{0,3}:"),
-    ("correction", r"(?:^|[.!?>*]\s+|\n)\W*(?:an? )?(?:corrections?|erratum|errata|corrigendum)\b(?: (?:by|from|to|notice)\b|\s*[:.])"),
+    ("instructions", r"(?m)^\W{0,5}(?:system|assistant|developer)\W{0,3}:"),
+    ("correction", r"(?:^|[.!?>*]\s+|\n)\W{0,5}(?:an? )?(?:corrections?|erratum|errata|corrigendum)\b(?: (?:by|from|to|notice)\b|\s*[:.])"),
     (
         "correction",
         r"\bthe (?:correct|right|true|real|only|proper) (?:answer|value|figure|date|name|number)\b[^.\n]{0,200}?\b(?:is|was|should)\b",
@@ -268,9 +268,9 @@ _STEERING = (
     ("correction", r"\b(?:earlier|previous|other|older) (?:editions?|versions?|texts?|sources?|documents?) (?:gave|said|say|claimed|stated|are wrong)\b"),
     ("correction", r"\b(?:any|every|all) (?:sources?|documents?|texts?)\b[^.\n]{0,60}\b(?:is|are) (?:mistaken|wrong|false|outdated)\b"),
     ("correction", r"\b(?:documents?|texts?|sources?|entry|article|passages?)\b[^.\n]{0,60}\b(?:is|are|was|were) (?:wrong|outdated|mistaken|superseded)\b"),
-    ("hidden", r"<!--(?:(?!-->)[\s\S]){25,}-->"),
+    ("hidden", r"<!--(?:(?!-->)[\s\S]){25,4000}-->"),
     ("hidden", r"(?m)^\[(?://|comment|_)\]:\s*(?:#|<>)?\s*[(\"'].{12,}"),
-    ("hidden", r"<[^>]*(?:display:\s*none|visibility:\s*hidden|font-size:\s*0|opacity:\s*0|color\s*[:=]\s*[\"']?(?:white|#fff))[^>]*>"),
+    ("hidden", r"<[^<>]{0,400}(?:display:\s*none|visibility:\s*hidden|font-size:\s*0|opacity:\s*0|color\s*[:=]\s*[\"']?(?:white|#fff))"),
     ("hidden", "[\u200b\u2060\u2062-\u2064\u202a-\u202e\u2066-\u2069]{2,}|[\U000e0020-\U000e007f]"),
 )  # fmt: skip
 _PATTERNS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _STEERING)

@@ -13,6 +13,7 @@ import imprint
 from imprint import clock
 from imprint.errors import ImprintError
 from imprint.interfaces import (
+    admit_commands,
     asking_commands,
     audit_commands,
     plan_command,
@@ -153,6 +154,12 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+_command(
+    "imprint admit handbook ./from-anna --from anna",
+    "imprint admit handbook --list",
+    "imprint admit handbook --release 1f0c93aa",
+)(admit_commands.admit)
+_command("imprint promote handbook --from anna")(admit_commands.promote)
 
 
 # --- serving ----------------------------------------------------------------------------------
