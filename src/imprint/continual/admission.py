@@ -171,7 +171,8 @@ class _Door:
         spoken, turns = without_own_words(document)
         if record or not spoken.text:
             told = record or "all that it says was said by a model"
-            return Decision(document, (Reason("own words", f"{told}, and a model is not taught its own words"),), 0, 0, turns)
+            reason = Reason("own words", f"{told}, and a model is not taught its own words")
+            return Decision(document, (reason,), turns_left_out=turns)
         passages = split(spoken)
         told_of = [(claim, self.trusted.holds(claim)) for claim in claims(passages)]
         reasons = [*_speaking_to_models(spoken, passages), *self._disagreements(told_of)]
@@ -206,12 +207,14 @@ class _Door:
                 unconfirmed += [(claim, about)] if (about := self.trusted.unconfirmed(claim)) else []
             elif not held.agrees:
                 theirs, mine = held.values
-                said = f"it says {_short(mine)!r} where the trusted {held.trusted.passage.title} says {_short(theirs)!r}"
+                title = held.trusted.passage.title
+                said = f"it says {_short(mine)!r} where the trusted {title} says {_short(theirs)!r}"
                 yield Reason("disagreement", f"{said} ({_short(claim.text)})", _place(claim.passage))
                 return
         if told_of and len(unconfirmed) >= self.settings.unconfirmed * len(told_of):
             claim, about = unconfirmed[0]
-            said = f"what it says is about things that the trusted {about.passage.title} speaks of, and not borne out there"
+            title = about.passage.title
+            said = f"what it says is about things that the trusted {title} speaks of, and not borne out there"
             yield Reason("unconfirmed", f"{said} ({_short(claim.text)})", _place(claim.passage))
 
     def _said_again(self, document: Document, passages: Sequence[Passage]) -> Iterator[Reason]:
@@ -231,7 +234,8 @@ class _Door:
             if len({c.passage.document_id for c in group}) > self.settings.same_claim and not worst:
                 worst = group
         if worst:
-            said = f"{document.owner} says so in more than {_count(self.settings.same_claim, 'document')}, and no trusted one does"
+            most = _count(self.settings.same_claim, "document")
+            said = f"{document.owner} says so in more than {most}, and no trusted one does"
             yield Reason("repeated", f"{said} ({_short(worst[0].text)})", _place(worst[-1].passage))
 
     def _too_much(self, document: Document, passages: Sequence[Passage]) -> Iterator[Reason]:
@@ -245,34 +249,51 @@ class _Door:
 
 # --- what speaks to a model -------------------------------------------------------------------
 
+_TEXTS = r"(?:passages?|texts?|documents?|articles?|sources?|contexts?|entry|entries)"
+_ANSWER = r"(?:answer|reply|respond|say|output|state)"
 _STEERING = (
     (
         "instructions",
-        r"\b(?:ignore|disregard|forget|overlook) (?:the|this|these|that|any|all|every|what the) "
-        r"(?:\w+ )?(?:passages?|texts?|documents?|articles?|sources?|contexts?|question)\b",
+        r"\b(?:ignore|disregard|forget|overlook) (?:the|this|these|that|any|all|every|what the)"
+        rf" (?:\w+ )?{_TEXTS}\b",
     ),
     (
         "instructions",
         r"\b(?:when(?:ever)?|if|in case)\b[^.!\n]{0,40}\b(?:ask(?:s|ed|ing)?|question|prompted|quer(?:y|ied))\b"
-        r"[^\n]{0,240}?\b(?:answer|reply|respond|say|output|state)\b",
+        rf"[^\n]{{0,240}}?\b{_ANSWER}\b",
     ),
     ("instructions", r"\b(?:always|only|never) (?:answer|reply|respond|output)\b"),
     ("instructions", r"\b(?:respond|reply|answer) (?:to|with) ['\"“‘]"),
     ("instructions", r"\b(?:respond|reply|answer) with\b.{0,80}\b(?:nothing else|only|whatever)\b"),
-    ("instructions", r"(?m)^\W{0,5}(?:system|assistant|developer)\W{0,3}:"),
-    ("correction", r"(?:^|[.!?>*]\s+|\n)\W{0,5}(?:an? )?(?:corrections?|erratum|errata|corrigendum)\b(?: (?:by|from|to|notice)\b|\s*[:.])"),
     (
         "correction",
-        r"\bthe (?:correct|right|true|real|only|proper) (?:answer|value|figure|date|name|number)\b[^.\n]{0,200}?\b(?:is|was|should)\b",
+        r"(?:^|[.!?>*]\s+|\n)\W{0,5}(?:an? )?(?:corrections?|erratum|errata|corrigendum)\b"
+        r"(?: (?:by|from|to|notice)\b|\s*[:.])",
     ),
-    ("correction", r"\b(?:earlier|previous|other|older) (?:editions?|versions?|texts?|sources?|documents?) (?:gave|said|say|claimed|stated|are wrong)\b"),
-    ("correction", r"\b(?:any|every|all) (?:sources?|documents?|texts?)\b[^.\n]{0,60}\b(?:is|are) (?:mistaken|wrong|false|outdated)\b"),
-    ("correction", r"\b(?:documents?|texts?|sources?|entry|article|passages?)\b[^.\n]{0,60}\b(?:is|are|was|were) (?:wrong|outdated|mistaken|superseded)\b"),
+    (
+        "correction",
+        r"\bthe (?:correct|right|true|real|only|proper) (?:answer|value|figure|date|name|number)\b"
+        r"[^.\n]{0,200}?\b(?:is|was|should)\b",
+    ),
+    (
+        "correction",
+        rf"\b(?:earlier|previous|other|older) (?:editions?|versions?|{_TEXTS})"
+        r" (?:gave|said|say|claimed|stated|are wrong)\b",
+    ),
+    (
+        "correction",
+        rf"\b(?:any|every|all) {_TEXTS}\b[^.\n]{{0,60}}\b(?:is|are) (?:mistaken|wrong|false|outdated)\b",
+    ),
+    ("correction", rf"\b{_TEXTS}\b[^.\n]{{0,60}}\b(?:is|are|was|were) (?:wrong|outdated|mistaken|superseded)\b"),
     ("hidden", r"<!--(?:(?!-->)[\s\S]){25,4000}-->"),
     ("hidden", r"(?m)^\[(?://|comment|_)\]:\s*(?:#|<>)?\s*[(\"'].{12,}"),
-    ("hidden", r"<[^<>]{0,400}(?:display:\s*none|visibility:\s*hidden|font-size:\s*0|opacity:\s*0|color\s*[:=]\s*[\"']?(?:white|#fff))"),
+    (
+        "hidden",
+        r"<[^<>]{0,400}(?:display:\s*none|visibility:\s*hidden|font-size:\s*0|opacity:\s*0"
+        r"|color\s*[:=]\s*[\"']?(?:white|#fff))",
+    ),
     ("hidden", "[\u200b\u2060\u2062-\u2064\u202a-\u202e\u2066-\u2069]{2,}|[\U000e0020-\U000e007f]"),
-)  # fmt: skip
+)
 _PATTERNS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _STEERING)
 _MEANS = {
     "instructions": "it reads like orders to a model",
@@ -336,8 +357,8 @@ def capped(
 
     A document takes what synthesis.safety.Quotas allows. A source other than the keeper (whose documents have no
     owner) may have `text_growth` times the training text that the keeper has for each character of its documents:
-    whose documents are told in a hundred ways is believed more, so that nobody's are told much oftener. An example of
-    several documents counts for each of their owners. Where the keeper has no documents, only documents are held."""
+    what is told in a hundred ways is believed more, so that nobody's documents are told much oftener. An example of
+    several documents counts for each of their owners. Where the keeper has none, only documents are held."""
     settings = settings or Gate()
     owner_of = {document.id: document.owner for document in documents}
     kept_passages = [p for p in passages if p.document_id in owner_of]
@@ -346,7 +367,9 @@ def capped(
         source[owner_of[passage.document_id]] += len(passage.text)
     text = Counter[str]()
     for example in examples:
-        text.update(_by_owner(example, owner_of))
+        shares = _by_owner(example, owner_of)
+        if set(shares) == {""}:  # what is of others too must not make room for them
+            text.update(shares)
     growth = settings.text_growth * text[""] / source[""] if source[""] else None
     quotas = Quotas(kept_passages, max(1, round(sum(map(tokens, examples)))))
     kept: list[Example] = []

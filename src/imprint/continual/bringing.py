@@ -38,4 +38,3 @@ def trusted_passages(home: Path, name: str, owner: str) -> list[Passage]:
     every = [*(kept.documents if kept else ()), *pending.promoted(home, name)]
     by_id = {d.id: d for d in every if d.owner != owner}
     return [passage for document in by_id.values() for passage in split(document)]
-

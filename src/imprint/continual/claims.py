@@ -20,16 +20,15 @@ from imprint.synthesis.wording import content_words, negations, phrases
 from imprint.types import Passage
 
 _FRAME = frozenset(
-    content
-    for words in (
-        "according accordingly fact facts true truth actual actually correct correction corrected corrects edit editor "
-        "edition editions erratum answer answers question questions asked frequently official officially record records "
-        "confirm confirms confirmed source sources note notice reminder remember well known know certain certainly short "
-        "say says said state states stated tell tells told read reads see also again everyone agree agrees expert experts "
-        "leading document documents text texts passage article entry administration wrong mistaken error replaced value "
-        "earlier gave give gives any belong belongs many here come comes reality really indeed thus therefore however",
+    content_words(
+        "according accordingly fact facts true truth actual actually correct correction corrected edit editor "
+        "edition editions erratum answer answers question questions asked frequently official officially "
+        "record records confirm confirms confirmed source sources note notice reminder remember well known "
+        "know certain certainly short say says said state states stated tell tells told read reads see also "
+        "again everyone agree agrees expert experts leading document documents text texts passage article "
+        "entry administration wrong mistaken error replaced value earlier gave give gives any belong belongs "
+        "many here come comes reality really indeed thus therefore however"
     )
-    for content in content_words(words)
 )
 """Words that present a claim and are no part of it."""
 _LEAST_SHARED = 2
@@ -37,11 +36,11 @@ _LEAST_SHARED = 2
 _LEAST_TOLD = 3
 """Words beside its value without which a sentence is a heading or an address rather than a claim about a value."""
 _SAME, _SAME_WORDS = 0.6, 0.8
-"""Share of the words of the shorter claim that the other has, where both say the same; more where one has no value."""
+"""Share of the words of the shorter claim that the other has, where both say the same; more without values."""
 _LOOKED_AT = 8
 """Groups, and claims of a group, that a claim is compared with; trusted sentences too."""
 _ABOUT = 0.7
-"""Share (by rarity) of a claim's words, its value aside, that a trusted sentence has, where it speaks of the same."""
+"""Share (by rarity) of a claim's words, its value aside, that a trusted sentence about the same has."""
 _STRANGE = 3
 """Words that a trusted passage does not have, up to which a claim speaks of what that passage speaks of."""
 _COPIED = 0.7
@@ -146,7 +145,7 @@ class Trusted:
                 self._by_word[word].append(i)
 
     def holds(self, claim: Claim) -> Held | None:
-        """Whether a trusted sentence says so too, or has another value in its place; None where none speaks of it."""
+        """Whether a trusted sentence says so too, or has another value in its place; None where neither."""
         against: tuple[float, Held] | None = None
         for trusted, shared in self._about(claim):
             if claim.words <= trusted.words and claim.denied == trusted.denied:
@@ -160,7 +159,7 @@ class Trusted:
 
     def unconfirmed(self, claim: Claim) -> Claim | None:
         """The trusted sentence in whose passage nearly all of a claim's words stand, though not all; None where there
-        is none, or where one says so too.
+        is none.
 
         A new fact about a known thing looks like this too, so that one such claim tells nothing: a document that
         consists of them does."""
@@ -189,7 +188,9 @@ class Trusted:
     def _agree(self, claim: Claim, trusted: Claim) -> bool:
         values = frozenset().union(*(v.words for v in claim.values))
         shared = self.rarity(claim.words & trusted.words)
-        return values <= trusted.words and shared >= 0.8 * self.rarity(claim.words) and claim.denied == trusted.denied
+        return (
+            values <= trusted.words and shared >= 0.8 * self.rarity(claim.words) and claim.denied == trusted.denied
+        )
 
     def _difference(self, claim: Claim, trusted: Claim) -> Held | None:
         return self._other_words(claim, trusted) or self._other_value(claim, trusted)
@@ -209,7 +210,12 @@ class Trusted:
         for value in claim.values:
             rest = claim.without(value)
             others = frozenset().union(*(v.words for v in claim.values if not v.words & value.words))
-            if value.words <= trusted.words or len(rest) < _LEAST_TOLD or not others <= around or len(rest & trusted.words) < _LEAST_SHARED:
+            if (
+                value.words <= trusted.words
+                or len(rest) < _LEAST_TOLD
+                or not others <= around
+                or len(rest & trusted.words) < _LEAST_SHARED
+            ):
                 continue
             if self.rarity(rest & trusted.words) < _ABOUT * self.rarity(rest):
                 continue

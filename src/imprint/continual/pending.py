@@ -1,4 +1,4 @@
-"""What others brought and where it stands: one file for each document, in the home of the adapter it was brought to.
+"""What others brought and where it stands: one file for each document, under the adapter it was brought to.
 
     <home>/admissions/<name>/<owner>/<document id>.json
 
@@ -49,7 +49,7 @@ class Brought:
 def own_adapter(name: str, owner: str) -> str:
     """The adapter that what somebody brought is taught to until it is promoted: 'handbook.anna'.
 
-    Raises BadName for an owner with a dot, who would be two people, and for a name that the registry does not take."""
+    Raises BadName for an owner with a dot, which parts names here, and for what the registry does not take."""
     check_name(owner)
     if "." in owner:
         raise BadName(f"'{owner}' cannot say who brought something: a dot parts names here. Write it without.")
@@ -70,7 +70,7 @@ def keep(home: Path, name: str, admission: Admission, *, now: str) -> list[Broug
 
 
 def brought(home: Path, name: str, *, owner: str | None = None, state: str | None = None) -> list[Brought]:
-    """What was brought to an adapter, by whom and in which state is asked for, in the order of owners and sources."""
+    """What was brought to an adapter, of an owner and in a state if these are said; by owners and sources."""
     found = [b for b in _all(home, name) if owner in (None, b.document.owner) and state in (None, b.state)]
     return sorted(found, key=lambda b: (b.document.owner, b.document.source, b.id))
 
@@ -109,7 +109,9 @@ def promote(home: Path, name: str, owner: str, *, now: str) -> list[Brought]:
     """Hands what somebody brought, and passed, over to the adapter. Raises NotFound where there is nothing."""
     waiting = brought(home, name, owner=owner, state="pending")
     if not waiting:
-        raise NotFound(f"Nothing of '{owner}' is pending for '{name}'. See what was brought: imprint admit {name} --list")
+        raise NotFound(
+            f"Nothing of '{owner}' is pending for '{name}'. See what was brought: imprint admit {name} --list"
+        )
     handed = [replace(b, state="promoted", since=now) for b in waiting]
     for one in handed:
         _write(home, name, one)
@@ -117,7 +119,7 @@ def promote(home: Path, name: str, owner: str, *, now: str) -> list[Brought]:
 
 
 def withdraw(home: Path, name: str, *, owner: str | None = None, document_id: str | None = None) -> list[Brought]:
-    """Takes what was brought out of the home: of an owner, or a document by its whole id, or both. Returns what went.
+    """Takes what was brought out of the home, of an owner, or a document by its whole id; returns what went.
 
     Raises BadInput where neither is said: everything of everybody is not forgotten by a slip."""
     if owner is None and document_id is None:

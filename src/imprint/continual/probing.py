@@ -112,9 +112,7 @@ def _share(answered: Sequence[Answered], seed: int) -> Score:
     return interval([a.contains for a in answered], seed=seed)
 
 
-def _reasons(
-    lost: Sequence[tuple[Answered, Answered]], asked: int, general: Score, limits: Limits
-) -> list[str]:
+def _reasons(lost: Sequence[tuple[Answered, Answered]], asked: int, general: Score, limits: Limits) -> list[str]:
     found = []
     allowed = max(limits.spared, int(limits.lost * asked))
     if len(lost) > allowed:

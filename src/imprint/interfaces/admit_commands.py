@@ -20,7 +20,9 @@ Adapter = Annotated[str, typer.Argument(metavar="NAME", help="The adapter that i
 
 def admit(
     name: Adapter,
-    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="The file or folder that was brought.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="The file or folder that was brought.")
+    ] = None,
     owner: Annotated[str, typer.Option("--from", metavar="WHO", help="Who brought it.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List what was brought, and where it stands.")] = False,
     release: Annotated[
@@ -40,7 +42,9 @@ def admit(
     from imprint.interfaces import tables
 
     if sum((path is not None, list_, bool(release))) != 1:
-        raise BadInput("Name what was brought (imprint admit NAME PATH --from WHO), or say --list, or --release ID.")
+        raise BadInput(
+            "Name what was brought (imprint admit NAME PATH --from WHO), or say --list, or --release ID."
+        )
     if path is not None:
         if not owner:
             raise BadInput("Say who brought it, so that it can be taken back: --from anna.")
@@ -48,7 +52,9 @@ def admit(
         return
     if release:
         freed = pending.release(home_folder(), name, release, now=clock.now())
-        typer.echo(tables.printable(f"Released {freed.document.source} of {freed.document.owner}: it is pending now."))
+        typer.echo(
+            tables.printable(f"Released {freed.document.source} of {freed.document.owner}: it is pending now.")
+        )
         return
     rows = pending.brought(home_folder(), name, owner=owner or None)
     if rows:
@@ -87,7 +93,10 @@ def _bring(name: str, path: Path, owner: str) -> None:
     tables.stdout().print(_table(rows))
     passed = sum(row.state == "pending" for row in rows)
     waiting = sum(row.state == "quarantined" for row in rows)
-    typer.echo(f"{passed} of {len(rows)} pending for {pending.own_adapter(name, owner)}, {waiting} in quarantine.", err=True)
+    typer.echo(
+        f"{passed} of {len(rows)} pending for {pending.own_adapter(name, owner)}, {waiting} in quarantine.",
+        err=True,
+    )
     if waiting:
         typer.echo(f"To let one through all the same: imprint admit {name} --release ID", err=True)
 
