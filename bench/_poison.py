@@ -70,8 +70,9 @@ def facts_of(passages: Sequence[dict]) -> list[Fact]:
     return found
 
 
-def targets_of(facts: Sequence[Fact], n: int, *, seed: int) -> list[Target]:
-    """So many facts of different passages, each with the answer of another article's fact of the same kind."""
+def targets_of(facts: Sequence[Fact], n: int | None, *, seed: int) -> list[Target]:
+    """So many facts of different passages (None: all there are), each with the answer of a fact of the same kind of
+    another article."""
     draw = random.Random(f"targets:{seed}")
     by_kind: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:

@@ -5,8 +5,8 @@
     python bench/poison.py teach --quick
 
 gate, which trains nothing: of hostile documents in each style (bench/_poison.py), how many come in; of honest ones,
-how many do. Quotas and caps play no part there, but in the last row, the attack as a whole. Passages are drawn from
-squad_skill_train.json.
+how many do; of articles on which the gate was not tuned. Quotas and caps play no part there, but in the last row,
+the attack as a whole. Passages are drawn from squad_skill_train.json.
 
 teach: honest passages and an attack on questions about some of them are taught to adapters in four arms: honest
 (no attack), open (all that comes), gate (what is admitted, its text capped), rollback (the gate's text without the
@@ -29,6 +29,8 @@ from _common import Results, commit, header_of, parser, quieten, say, use_thread
 from _poison import FRIEND, SOURCE, STYLES, Target
 
 SEED = 17
+SEEN = 15
+"""Articles, in the order of their names, on which the gate's thresholds were chosen: not judged here."""
 ARMS = ("honest", "open", "gate", "rollback")
 
 
@@ -50,7 +52,11 @@ def judge_the_gate(options: argparse.Namespace) -> None:
     from imprint.continual.admission import Gate, admit
     from imprint.types import Document
 
-    trusted, strangers, targets = material(options, options.each)
+    trusted, strangers, every = material(options, None)
+    attacked = material(options, options.targets)[2]
+    unseen = sorted({p["title"] for p in _poison.honest_passages(options.data)})[SEEN:]
+    targets = [t for t in every if t.fact.title in unseen][: options.each]
+    strangers = [p for p in strangers if p["title"] in unseen]
     header = {"command": f"poison.py gate --each {options.each}", "commit": commit(), "passages": len(trusted)}
     results = Results(options.json, header | {"base": "none", "machine": {}})
     passages = passages_of([_poison.as_document(p) for p in trusted])
@@ -72,7 +78,7 @@ def judge_the_gate(options: argparse.Namespace) -> None:
     single = sentences_of(strangers, options.each, options.seed)
     judged("honest single sentences", single, [None] * len(single))
 
-    attack = _poison.attack(targets[: options.targets], options.hostile, seed=options.seed)
+    attack = _poison.attack(attacked, options.hostile, seed=options.seed)
     decisions = admit([d for _, _, d in attack], trusted=passages).decisions
     let_in = [
         float(d.admitted and t.value in d.document.text) for (_, t, _), d in zip(attack, decisions, strict=True)
@@ -256,7 +262,7 @@ def key_of_rows(rows: Sequence[Any]) -> str:
 # --- what both share --------------------------------------------------------------------------
 
 
-def material(options: argparse.Namespace, targets: int) -> tuple[list[dict], list[dict], list[Target]]:
+def material(options: argparse.Namespace, targets: int | None) -> tuple[list[dict], list[dict], list[Target]]:
     """The honest passages, others of the same articles that were not among them, and the targets."""
     every = _poison.honest_passages(options.data)
     random.Random(f"passages:{options.seed}").shuffle(every)

@@ -158,8 +158,7 @@ class Trusted:
         return against[1] if against else None
 
     def unconfirmed(self, claim: Claim) -> Claim | None:
-        """The trusted sentence in whose passage nearly all of a claim's words stand, though not all; None where there
-        is none.
+        """The trusted sentence in whose passage nearly all words of a claim stand, though not all; else None.
 
         A new fact about a known thing looks like this too, so that one such claim tells nothing: a document that
         consists of them does."""
