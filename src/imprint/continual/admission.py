@@ -28,6 +28,8 @@ from imprint.synthesis.diversity import NearDuplicates
 from imprint.synthesis.safety import Quotas, instructions_in, tokens
 from imprint.types import Document, Example, Passage, Turn
 
+_CLAIMING = 5
+"""Words from which on a heading may claim something."""
 _SHOWN = 140
 """Characters of a text that a reason shows."""
 
@@ -174,7 +176,9 @@ class _Door:
             reason = Reason("own words", f"{told}, and a model is not taught its own words")
             return Decision(document, (reason,), turns_left_out=turns)
         passages = split(spoken)
-        told_of = [(claim, self.trusted.holds(claim)) for claim in claims(passages)]
+        told_of = [
+            (claim, self.trusted.holds(claim)) for claim in claims([*_headings(spoken, passages), *passages])
+        ]
         reasons = [*_speaking_to_models(spoken, passages), *self._disagreements(told_of)]
         reasons += self._said_again(spoken, passages)
         reasons += self._too_often(spoken, [claim for claim, held in told_of if held is None or not held.agrees])
@@ -305,16 +309,23 @@ _MEANS = {
 def _speaking_to_models(document: Document, passages: Sequence[Passage]) -> Iterator[Reason]:
     """The first finding of each kind. Stricter than what keeps the keeper's own passages from a writer, for here a
     person can be asked. The whole text is looked at too: what a cut runs through stands in no passage."""
-    whole = Passage(document.id, 0, len(document.text), document.text, document.title)
+    whole = Passage(document.id, 0, len(document.text), f"{document.title}\n{document.text}", document.title)
     found: dict[str, Reason] = {}
-    for passage in (*passages, whole):
+    for passage, place in (*((p, _place(p)) for p in passages), (whole, "")):
         for finding in instructions_in(passage):
             kind = "hidden" if finding.kind == "hidden" else "instructions"
-            found.setdefault(kind, Reason(kind, f"{_MEANS[kind]} ({_short(finding.text)})", _place(passage)))
+            found.setdefault(kind, Reason(kind, f"{_MEANS[kind]} ({_short(finding.text)})", place))
         for kind, pattern in _PATTERNS:
             if match := pattern.search(passage.text):
-                found.setdefault(kind, Reason(kind, f"{_MEANS[kind]} ({_short(match.group())})", _place(passage)))
+                found.setdefault(kind, Reason(kind, f"{_MEANS[kind]} ({_short(match.group())})", place))
     yield from found.values()
+
+
+def _headings(document: Document, passages: Sequence[Passage]) -> list[Passage]:
+    """The title and the headings that are long enough to claim something: training text repeats them."""
+    told = [document.title, *(part for p in passages for part in p.heading.split(" > "))]
+    long = dict.fromkeys(text for text in told if len(text.split()) >= _CLAIMING)
+    return [Passage(document.id, 0, 0, text, document.title, heading=text) for text in long]
 
 
 def _place(passage: Passage) -> str:

@@ -248,15 +248,17 @@ class Repeats:
     def add(self, claim: Claim) -> list[Claim]:
         """Puts a claim to those that say the same; returns them all, itself with them."""
         near = Counter(group for word in claim.words for group in self._by_word[word])
-        alike = (i for i, _ in near.most_common(_LOOKED_AT) if any(_same(claim, c) for c in self._groups[i]))
+        alike = (
+            i for i, _ in near.most_common(_LOOKED_AT) if any(_same(claim, c) for c in self._groups[i][:_LOOKED_AT])
+        )
         home = next(alike, len(self._groups))
         if home == len(self._groups):
             self._groups.append([])
         group = self._groups[home]
-        if len(group) < _LOOKED_AT:
-            group.append(claim)
+        if len(group) < _LOOKED_AT:  # later ones are not compared with
             for word in claim.words:
                 self._by_word[word].add(home)
+        group.append(claim)
         return group
 
 
