@@ -31,6 +31,8 @@ from _poison import FRIEND, SOURCE, STYLES, Target
 SEED = 17
 SEEN = 15
 """Articles, in the order of their names, on which the gate's thresholds were chosen: not judged here."""
+ROUNDS = 20
+"""Rounds of one kind of training text at most."""
 ARMS = ("honest", "open", "gate", "rollback")
 
 
@@ -179,7 +181,8 @@ def texts_of_arms(options: argparse.Namespace) -> tuple[dict[str, list[Any]], di
 
 
 def examples_of(document: Any, options: argparse.Namespace) -> list[Any]:
-    """Training text of one document by rule: so many tokens of it as one passage has, in several kinds by turns.
+    """Training text of one document by rule: up to so many tokens for each of its passages, round after round while
+    a round brings something new.
 
     It hangs on the document and the seed alone, so that an honest passage is told alike in every arm."""
     from imprint import synthesis
@@ -187,19 +190,23 @@ def examples_of(document: Any, options: argparse.Namespace) -> list[Any]:
     from imprint.synthesis.safety import tokens
 
     passages = split(document)
-    room = options.text_tokens * len(passages)
+    names = options.kinds.split(",")
+    room = options.text_tokens * len(passages) / len(names)
     draw = random.Random(f"{document.id}:{options.seed}")
-    found: list[Any] = []
-    for name in options.kinds.split(","):
-        kind = synthesis.KINDS[name]()
-        made = list(kind.examples(passages, None, seed=options.seed))
-        draw.shuffle(made)
+    found: dict[Any, None] = {}
+    for name in names:
         taken = 0.0
-        for example in made:
-            if taken < room / (options.kinds.count(",") + 1):
-                found.append(example)
-                taken += tokens(example)
-    return found
+        for round_ in range(ROUNDS):
+            made = synthesis.KINDS[name]().examples(passages, None, seed=1000 * options.seed + round_)
+            new = [example for example in made if example not in found]
+            draw.shuffle(new)
+            for example in new:
+                if taken < room:
+                    found[example] = None
+                    taken += tokens(example)
+            if not new or taken >= room:
+                break
+    return list(found)
 
 
 def job_of(examples: Sequence[Any], engine: Any, options: argparse.Namespace) -> Any:
