@@ -208,13 +208,13 @@ class _Gone:
             written=erasing.erase_writings(cache, traces),
             cached=erasing.erase_vectors(cache) + erasing.erase_certificates(self.home),
         )
+        self._withdraw(ids)
         elsewhere, runs, corpora = self._others(ids)
         for version in old:
             self.registry.remove(str(version))
             self.watch.say(f"Destroyed {version}: it saw what is forgotten.")
         erased.runs = erasing.erase_runs(self.home, ids, runs)
         erased.corpora = erasing.erase_corpora(self.home, ids, corpora)
-        self._withdraw(ids)
         self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
         self.registry.compact()
         erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
@@ -232,7 +232,7 @@ class _Gone:
         for mine in {pending.own_adapter(name, one.document.owner) for one in gone}:
             with contextlib.suppress(NoSuchAdapter):
                 removed = self.registry.remove(mine)
-                self.watch.say(f"Removed {', '.join(map(str, removed))}: what was brought was taught to it.")
+                self.watch.say(f"Removed {', '.join(map(str, removed))}, which was taught what its owner brought.")
 
     def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path]]:
         """Versions of other names that were taught it; runs and kept documents that other versions stand on."""
