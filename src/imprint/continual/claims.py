@@ -8,6 +8,7 @@ cannot read (a value told in a metaphor, a fact spread over sentences) is not se
 from __future__ import annotations
 
 import difflib
+import heapq
 import math
 import re
 from collections import Counter, defaultdict
@@ -113,7 +114,9 @@ def _values(text: str) -> Iterator[Value]:
     for date in told:
         yield Value("date", date.text, frozenset(content_words(date.text)))
     for number in numbers(text):
-        if not any(d.start <= number.start < d.end for d in told) and not (number.spelt and number.value in "01"):
+        if not any(d.start <= number.start < d.end for d in told) and not (
+            number.spelt and number.value in ("0", "1")
+        ):
             written = text[number.start : number.end].strip()
             yield Value("number", written, frozenset(content_words(written)))
     for name in phrases(text):
@@ -175,14 +178,15 @@ class Trusted:
     def _about(self, claim: Claim) -> list[tuple[Claim, float]]:
         """The trusted claims that share most with this one, the likest first."""
         crowd = max(50, _CROWD * len(self._claims))
-        scores: Counter[int] = Counter()
+        scores: dict[int, float] = defaultdict(float)
         for word in claim.words:
             found = self._by_word.get(word, ())
             if len(found) <= crowd:
                 weight = self.rarity([word])
                 for i in found:
-                    scores[i] += weight  # type: ignore[assignment]
-        return [(self._claims[i], score) for i, score in scores.most_common(_LOOKED_AT)]
+                    scores[i] += weight
+        best = heapq.nlargest(_LOOKED_AT, scores, key=lambda i: (scores[i], -i))
+        return [(self._claims[i], scores[i]) for i in best]
 
     def _agree(self, claim: Claim, trusted: Claim) -> bool:
         values = frozenset().union(*(v.words for v in claim.values))
