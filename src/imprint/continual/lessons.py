@@ -138,7 +138,7 @@ def within_caps(shard: Shard, written: RunFolder) -> Callable[[], Iterable[Examp
         return written.examples
     every = [*shard.kept(), *written.examples()]
     new = set(written.examples())
-    kept = [e for e in capped(every, documents=shard.documents, passages=shard.passages).kept if e in new]
+    kept = [e for e in capped(every, documents=shard.documents, passages=shard.passages).examples if e in new]
     return lambda: kept
 
 
