@@ -95,8 +95,8 @@ def merge(adapters: Mapping[str, Adapter], merging: Merging) -> Adapter:
 def check(adapters: Mapping[str, Adapter], weights: Sequence[float] | None = None) -> Checked:
     """Whether these can be merged, and how long their updates are.
 
-    Raises WrongBase for adapters of different bases; BadInput for what is no LoRA, for other layers, for numbers that
-    are not finite, and for an update that would drown another; BadSetting for a wrong number of weights."""
+    Raises WrongBase for adapters of different bases; BadInput for what is no LoRA, for other layers, for numbers
+    that are not finite, and for an update that would drown another; BadSetting for a wrong number of weights."""
     if len(adapters) < 2:
         raise BadInput("Merging takes two adapters or more.")
     if weights is not None and len(weights) != len(adapters):
@@ -104,7 +104,7 @@ def check(adapters: Mapping[str, Adapter], weights: Sequence[float] | None = Non
     (first, one), *_ = adapters.items()
     for name, adapter in adapters.items():
         refuse_unfit(name, adapter)
-        if (adapter.revision, adapter.base) != (one.revision, one.base) and not _same_base(one, adapter):
+        if not _same_base(one, adapter):
             raise WrongBase(
                 f"{first} was trained on {one.base} ({one.revision}), but {name} on {adapter.base} "
                 f"({adapter.revision}). Updates of different bases cannot be added."
@@ -154,8 +154,8 @@ def norm(adapter: Adapter) -> float:
 
 
 def concatenated(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
-    """The weighted sum of the updates, exactly: A under A, B beside B. Scales and weights go into B, so that an A is
-    still the one that was trained."""
+    """The weighted sum of the updates, exactly: A under A, B beside B. Scales and weights go into B, so that an A
+    is still the one that was trained."""
     tensors: dict[str, torch.Tensor] = {}
     for layer in layers_of(adapters[0]):
         tensors[layer + DOWN] = torch.cat([a.tensors[layer + DOWN].float() for a in adapters])

@@ -15,6 +15,7 @@ from imprint.errors import ImprintError
 from imprint.interfaces import (
     asking_commands,
     audit_commands,
+    merging_commands,
     plan_command,
     prove_command,
     serving_commands,
@@ -153,6 +154,11 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+_command(
+    "imprint merge anna ben --as both",
+    "imprint merge anna ben carl --as mean --weights 0.33,0.33,0.33",
+    "imprint merge anna ben --as small --how ties --rank 16 --density 0.3",
+)(merging_commands.merge)
 
 
 # --- serving ----------------------------------------------------------------------------------

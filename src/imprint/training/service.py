@@ -230,7 +230,9 @@ class _Step:
 
 def _fingerprint(adapter: Adapter) -> str:
     """A hash of what an adapter holds."""
-    held = (part for name, t in sorted(adapter.tensors.items()) for part in (name, t.float().cpu().numpy().tobytes()))
+    held = (
+        part for name, t in sorted(adapter.tensors.items()) for part in (name, t.float().cpu().numpy().tobytes())
+    )
     return content_hash(repr(adapter.spec), *held)
 
 
