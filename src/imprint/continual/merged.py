@@ -15,7 +15,8 @@ from imprint.adapters import folder as adapter_folder
 from imprint.base import Base, in_passes
 from imprint.continual.merging import Merging, check, merge
 from imprint.corpus import Corpus
-from imprint.engine import Engine, Seat, choice
+from imprint.engine import Engine, choice
+from imprint.engine.multi_adapter import Worn
 from imprint.engine.passes import PassRow, logprobs
 from imprint.errors import BadInput, NoSuchAdapter
 from imprint.registry import Registry, check_name
@@ -103,11 +104,11 @@ def losses_on(engine: Engine, adapters: Mapping[str, Adapter | None], texts: Map
     return found
 
 
-def loss_on(engine: Engine, seat: Seat | None, rows: Sequence[Row]) -> float:
-    """Nats that an adapter loses for each learnt token of these rows."""
+def loss_on(engine: Engine, worn: Worn, rows: Sequence[Row]) -> float:
+    """Nats that what is worn loses for each learnt token of these rows."""
     nats, tokens = 0.0, 0
     for places in in_passes([len(row.ids) for row in rows], _PASS_TOKENS):
-        batch = [PassRow(seat, rows[i].ids, rows[i].learn) for i in places]
+        batch = [PassRow(worn, rows[i].ids, rows[i].learn) for i in places]
         with engine.base.turns.take():
             read = logprobs(engine, batch)
         nats -= sum(float(row_L.double().sum()) for row_L in read)
