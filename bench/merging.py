@@ -4,8 +4,9 @@
     python bench/merging.py --map ../map/documents --kind lora-middle --json docs/results/merging.json
     python bench/merging.py --quick
 
-The adapters are names in the registry ($IMPRINT_HOME), or those that `bench/map.py sequence` left in WORK/documents
-(KIND-of-1, KIND-of-2, ... in adapters/, their texts in texts/1, texts/2, ...). --quick teaches two small ones first.
+The adapters are names in the registry ($IMPRINT_HOME), or those that `bench/map.py sequence` left in
+WORK/documents (KIND-of-1, KIND-of-2, ... in adapters/, their texts in texts/1, texts/2, ...). --quick teaches two
+small ones first.
 
 A row for the untouched base, for each text's own adapter on it, for one after another of the ways, each as sum
 (weights 1) and as mean (weights 1/k): nats for each learnt token on --rows rows of every text, averaged over texts,

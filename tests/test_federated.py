@@ -17,7 +17,7 @@ from imprint.adapters.layout import PEFT_PREFIX
 from imprint.adapters.low_rank import DOWN, UP, LoRA
 from imprint.base import Base
 from imprint.continual import federated
-from imprint.continual.federated import Federation, Update, agree, aggregate, begin, job_of, update_of
+from imprint.continual.federated import Federation, Update, aggregate, agree, begin, job_of, update_of
 from imprint.continual.merged import loss_on
 from imprint.continual.merging import update_of as weights_of
 from imprint.continual.shared_folder import RESULT, UPDATE, SharedFolder
@@ -202,7 +202,9 @@ def test_every_site_and_round_of_a_stack_begins_with_an_a_of_its_own(tiny_base: 
 
 def spoilt(update: Update, name: str, value: torch.Tensor | None) -> Update:
     tensors = {**update.adapter.tensors, name: value}
-    return replace(update, adapter=replace(update.adapter, tensors={k: t for k, t in tensors.items() if t is not None}))
+    return replace(
+        update, adapter=replace(update.adapter, tensors={k: t for k, t in tensors.items() if t is not None})
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,9 @@ def test_a_round_waits_for_every_site_that_is_not_left_out(shared: SharedFolder,
     assert shared.standing().number == 2
 
 
-def test_an_aggregation_killed_before_the_next_round_opened_is_made_again(shared: SharedFolder, tiny_base: Base) -> None:
+def test_an_aggregation_killed_before_the_next_round_opened_is_made_again(
+    shared: SharedFolder, tiny_base: Base
+) -> None:
     handed_in(shared, tiny_base, 1)
     first = shared.aggregate().common
     shutil.rmtree(shared.path / "round-2")
@@ -420,7 +424,9 @@ def test_a_hostile_agreement_is_refused(change: dict[str, Any], shared: SharedFo
 def documents_of(site: str, folder: Path) -> Path:
     file = folder / site / "notes.md"
     file.parent.mkdir(parents=True)
-    file.write_text(f"# Notes of {site}\n\n{TEXTS[site]}\n\nNobody else may read this line of {site}: Quellmarsk.\n")
+    file.write_text(
+        f"# Notes of {site}\n\n{TEXTS[site]}\n\nNobody else may read this line of {site}: Quellmarsk.\n"
+    )
     return file.parent
 
 

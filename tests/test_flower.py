@@ -31,7 +31,9 @@ def opened(site: str) -> tuple[Base, Job]:
 def test_four_clients_of_flower_give_what_plain_files_give(
     method: str, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
     federation = federation_of(tiny_base, method)
     shared = SharedFolder.start(tmp_path / "shared", federation, tiny_base)
     for number in (1, 2):

@@ -14,8 +14,10 @@ from imprint import certifying, clock, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.certifying import Asked, Judge, Kept
+from imprint.chosen import ChosenWriter, speaking
+from imprint.continual import tombstones
 from imprint.corpus import Corpus, to_teach
-from imprint.engine import Engine, choice
+from imprint.engine import Engine, Seat, choice
 from imprint.errors import BadInput, BadSetting, NotFound
 from imprint.evaluation import canaries, certificate, citing, confidence, open_book
 from imprint.evaluation import judge as judging
@@ -133,13 +135,18 @@ class Together:
         if how not in ("choose", "all"):
             raise BadSetting(f"Adapters are asked together as 'choose' or 'all'; got '{how}'.")
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
-        model = self.taught[0]._model()
-        engine = Engine(model, slots=len(self.taught))
-        read = [adapter_folder.read(t.registry.folder(t.version)) for t in self.taught]
-        seats = [engine.load(adapter) for adapter in read]
-        worn = seats if how == "all" else [seats[choice.choose(engine, seats, [question])[0]]]
-        with engine.wearing(worn):
-            return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
+        model = self.taught[0].model()
+        read = [adapter for t in self.taught for adapter in t.adapters()]
+        engine = Engine(model, slots=len(read))
+        with speaking(engine, read, self.name) as writer:
+            if how == "choose":
+                texts = writer.write([prompt], seed=seed)
+            else:
+                with engine.wearing(writer.seats):
+                    texts = LocalWriter(model, self.name).write([prompt], seed=seed)
+        for taught in self.taught:
+            texts = taught.withholding([prompt], texts)
+        return texts[0].text
 
     @property
     def name(self) -> str:
@@ -187,7 +194,7 @@ class Taught:
         routed question, and what is drawn at a temperature, was not measured: there is no verdict on it."""
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
         if routed and not self.is_about(question):
-            return Answer(LocalWriter(self._model()).write([prompt], seed=seed)[0].text)
+            return Answer(LocalWriter(self.model()).write([prompt], seed=seed)[0].text)
         text = self.write([prompt], seed=seed)[0]
         kept = confidence.kept(self.registry.reports(self.version))
         if kept is None or temperature or not told(text.text):
@@ -197,27 +204,49 @@ class Taught:
     def is_about(self, question: str) -> bool:
         """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
         than most general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
-        limit = self.version.details.get("router", {}).get("threshold")
-        if limit is None:
+        told = self.version.details.get("shards") or [self.version.details]
+        limits = [shard.get("router", {}).get("threshold") for shard in told]
+        if None in limits:
             raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
-        engine = Engine(self._model(), slots=1)
-        seat = engine.load(adapter_folder.read(self.registry.folder(self.version)))
-        return float(choice.gains(engine, [seat], [question])[0, 0]) > limit
+        engine = Engine(self.model(), slots=len(limits))
+        with speaking(engine, self.adapters(), self.name) as writer:
+            gains_A = choice.gains(engine, writer.seats, [question])[0]
+        return choice.best_above(gains_A, limits) is not None
 
     def chat(self, turns: Sequence[Turn], *, max_tokens: int = 256) -> str:
         """The next answer of a conversation; its oldest turns are let go where they outgrow the window."""
         kept = list(turns)
-        model = self._model()
+        model = self.model()
         while len(kept) > 1 and len(model.prompt_ids(kept)) + max_tokens > model.window_tokens:
             kept = kept[2:]
         return self.write([Prompt(tuple(kept), max_tokens=max_tokens)], seed=0)[0].text
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """Answers to many prompts at once: this adapter is a Writer too."""
-        model = self._model()
-        adapter = adapter_folder.read(self.registry.folder(self.version))
-        with Engine(model, slots=1).attached(adapter):
-            return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
+        adapters = self.adapters()
+        with speaking(Engine(self.model(), slots=len(adapters)), adapters, self.name) as writer:
+            return self.withholding(prompts, writer.write(prompts, seed=seed))
+
+    def withholding(self, prompts: Sequence[Prompt], texts: Sequence[Text]) -> list[Text]:
+        """The texts, without those that only bear out what is to be forgotten."""
+        judge = tombstones.judge_of(self.registry, self.home, self.version)
+        if judge is None:
+            return list(texts)
+        return [
+            Text(tombstones.WITHHELD) if judge.holds(prompt.turns[-1].text, text.text) else text
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def corpus(self) -> Corpus | None:
+        """The documents that it was taught, without what is to be forgotten; None where they are not kept here."""
+        kept = Corpus.kept(self.home, self.version.corpus_hash)
+        for target in tombstones.pending(self.registry, self.version.name):
+            kept = kept and Corpus(tuple(target.left_of(kept.documents)))
+        return kept
+
+    def adapters(self) -> list[Adapter]:
+        """What this version is made of: one adapter, or a shard for each part of its documents."""
+        return [adapter_folder.read(folder) for folder in self.registry.folders(self.version)]
 
     def export_for_peft(self, folder: Path) -> Path:
         """Writes the adapter as PEFT opens it, into a folder that is new or empty, which it returns.
@@ -225,8 +254,10 @@ class Taught:
         Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
+        if tombstones.pending(self.registry, self.version.name):
+            raise BadInput(f"{self.version} holds what is to be forgotten, and is not given away. {_FINISH}")
         adapter = adapter_folder.read(self.registry.folder(self.version))
-        adapter_folder.write_for_peft(adapter, self._model(), folder)
+        adapter_folder.write_for_peft(adapter, self.model(), folder)
         return folder
 
     @property
@@ -251,14 +282,14 @@ class Taught:
 
         With `raw_text`, the naive rival is trained too, for as many tokens. The proof is kept."""
         asked, source = self._held_out(questions)
-        model = self._model()
-        corpus = Corpus.kept(self.home, self.version.corpus_hash)
-        adapter = adapter_folder.read(self.registry.folder(self.version))
+        model = self.model()
+        corpus = self.corpus()
+        adapters = self.adapters()
         notes: list[str] = []
         results: dict[str, Any] = {}
         answers: dict[str, Any] = {}
 
-        def measure(key: str, prompt: Callable[[str], Prompt], writer: LocalWriter) -> None:
+        def measure(key: str, prompt: Callable[[str], Prompt], writer: LocalWriter | ChosenWriter) -> None:
             watch.stage(f"Asking {len(asked)} questions: {key.replace('_', ' ')}")
             writer.progress = lambda done, n, rate: watch.progress("answers", done, n, f"{rate:.0f} tokens/s")
             results[key], answered = proofs.measure(
@@ -285,9 +316,12 @@ class Taught:
                 rival = self._raw_text_rival(corpus, model, seed, watch)
                 with Engine(model, slots=1).attached(rival):
                     measure("raw_text", open_book.closed, LocalWriter(model, "raw_text"))
-        with Engine(model, slots=1).attached(adapter):
-            measure("weights", open_book.closed, LocalWriter(model, str(self.version)))
-            after = general_perplexity(model)
+        engine = Engine(model, slots=len(adapters))
+        with speaking(engine, adapters, self.name) as writer:
+            measure("weights", open_book.closed, writer)
+            after = _perplexity_wearing(engine, writer.seats)
+        if len(adapters) > 1:
+            notes.append(f"{len(adapters)} adapters, each of some of the documents: perplexity is their mean.")
         made = Proof(
             name=self.version.name,
             version=self.version.number,
@@ -318,8 +352,8 @@ class Taught:
         writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]  # a missing key is told at once
         reader = EndpointWriter(wanted.judge) if isinstance(wanted.judge, Endpoint) else None
         watch.stage("Opening the base model")
-        model, version = self._model(), self.version
-        corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
+        model, version = self.model(), self.version
+        corpus = self.corpus() or Corpus(())
         others = [
             each
             for rival, writer in zip(wanted.rivals, writers, strict=True)
@@ -387,10 +421,10 @@ class Taught:
         """The passages behind an answer, and whether they bear it out (evaluation.citing).
 
         Raises NotFound where the documents are not kept here."""
-        corpus = Corpus.kept(self.home, self.version.corpus_hash)
+        corpus = self.corpus()
         if corpus is None:
             raise NotFound(f"The documents of {self.version} are not kept here: nothing can be cited from them.")
-        model = self._model()
+        model = self.model()
         reader = SkilledWriter(Engine(model, slots=1), LocalWriter(model))
         with searching(corpus.split(self._recipe.passage_tokens, model.count_tokens), model) as search:
             return citing.cite([(question, answer)], search, reader, seed=seed)[0]
@@ -412,10 +446,11 @@ class Taught:
     def examples(self, each: int | None = None) -> Iterator[Example]:
         """The training text, as long as its run is kept here; `each`: only so many of each kind."""
         met: Counter[str] = Counter()
-        for example in RunFolder(self.home / "runs" / str(self.version.details.get("run"))).examples():
-            met[example.generator] += 1
-            if each is None or met[example.generator] <= each:
-                yield example
+        for shard in self.version.details.get("shards") or [self.version.details]:
+            for example in RunFolder(self.home / "runs" / str(shard.get("run"))).examples():
+                met[example.generator] += 1
+                if each is None or met[example.generator] <= each:
+                    yield example
 
     @property
     def _recipe(self) -> Recipe:
@@ -447,11 +482,24 @@ class Taught:
         watch.stage("Training on the bare documents")
         return train(Engine(model), job, checkpoint=run.checkpoint, progress=training_progress(watch)).adapter
 
-    def _model(self) -> Base:
+    def model(self) -> Base:
+        """The base that it was taught on, loaded when it is first needed."""
         if self.base is None:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
+
+
+_FINISH = "Finish that first: imprint forget NAME."
+
+
+def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:
+    """Perplexity on general text, the mean over adapters worn one by one."""
+    found = []
+    for seat in seats:
+        with engine.wearing([seat]):
+            found.append(general_perplexity(engine.base))
+    return sum(found) / len(found)
 
 
 def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Document], model: Base) -> list[Rival]:

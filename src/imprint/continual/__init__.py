@@ -8,6 +8,7 @@ and how several adapters become one.
     admission.py     the gate through which other people's documents come in
     tombstones.py    what is withheld until it is gone
     erasing.py       every trace of a document taken out of the home
-    merging.py       several adapters into one
-    federated.py     sites that share adapters and never documents; flower.py: the same on Flower
+    merging.py       several adapters into one; merged.py: of published versions, with the loss of each
+    federated.py     sites that share adapters and never documents; shared_folder.py: as plain files, site.py: a
+                     site's part; flower.py: the same on Flower
 """

@@ -1,11 +1,11 @@
 """One adapter of several sites' documents, of which only trained adapters travel.
 
-Averaging A and B apart is wrong: the mean of the Bs times the mean of the As is not the mean of the products. Two ways
-are right, and exact:
+Averaging A and B apart is wrong: the mean of the Bs times the mean of the As is not the mean of the products. Two
+ways are right, and exact:
 
-    flora   each site trains an A and a B of its own. They are stacked, A under A and B beside B, which is the weighted
-            sum of the updates. The next round's are trained on top of the stack, as if it were folded into the base
-            (Wang et al. 2024, arXiv 2409.05976). The stack grows by every site's rank in every round.
+    flora   each site trains an A and a B of its own. They are stacked, A under A and B beside B, which is the
+            weighted sum of the updates. The next round's are trained on top of the stack, as if it were folded into
+            the base (Wang et al. 2024, arXiv 2409.05976). The stack grows by every site's rank in every round.
     ffa     all sites share one A, drawn at the start and never trained; each trains B, and the Bs are averaged. The
             next round begins with the mean. The rank stays (Sun et al. 2024, arXiv 2403.12313).
 
@@ -27,8 +27,8 @@ from imprint.base import Base
 from imprint.continual.merging import MOST_APART, concatenated, norm, refuse_unfit, with_factors
 from imprint.errors import BadInput, BadSetting, WrongBase
 from imprint.registry import check_name
-from imprint.training.sft import Job, lengths_of
-from imprint.types import NO_MATERIAL, Adapter, Material, content_hash
+from imprint.training.sft import Begun, Job, lengths_of
+from imprint.types import Adapter, content_hash
 
 METHODS = ("flora", "ffa")
 MOST_ROUNDS = 1000
@@ -56,7 +56,9 @@ class Federation:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise BadSetting(f"There is no way to federate called '{self.method}'. There are: {', '.join(METHODS)}.")
+            raise BadSetting(
+                f"There is no way to federate called '{self.method}'. There are: {', '.join(METHODS)}."
+            )
         for site in self.sites:
             check_name(site)
         if len(set(self.sites)) < max(2, len(self.sites)):
@@ -109,16 +111,6 @@ class Round:
     """Length of what each site changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Settings that begin with an adapter as it is."""
-
-    adapter: Adapter
-
-    def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
-        return self.adapter
-
-
 def agree(
     base: Base,
     sites: Sequence[str],
@@ -167,8 +159,10 @@ def aggregate(federation: Federation, common: Adapter | None, updates: Sequence[
 
 
 def check(federation: Federation, common: Adapter | None, updates: Sequence[Update]) -> dict[str, float]:
-    """How long each site's change is. Raises WrongBase, or BadInput that names the site and what is wrong: a stranger,
-    other shapes, numbers that are not finite, a changed A, a change that would drown those of the others."""
+    """How long each site's change is.
+
+    Raises WrongBase, or BadInput that names the site and what is wrong: a stranger, other shapes, numbers that are
+    not finite, a changed A, a change that would drown those of the others."""
     if not updates:
         raise BadInput("No site has handed anything in for this round.")
     norms: dict[str, float] = {}
@@ -207,8 +201,9 @@ def _mean_of_ups(
 
 
 def _changed(federation: Federation, common: Adapter | None, update: Update) -> Adapter:
-    """What a site changed: for flora its whole update; for ffa what its Bs are away from those it began with. Raises
-    BadInput where it changed an A that all share."""
+    """What a site changed: for flora its whole update; for ffa what its Bs are away from those it began with.
+
+    Raises BadInput where it changed an A that all share."""
     if federation.method == "flora":
         return update.adapter
     assert common is not None

@@ -6,13 +6,14 @@ import contextlib
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base, in_passes
+from imprint.continual import manifest
 from imprint.continual.merging import Merging, check, merge
 from imprint.corpus import Corpus
 from imprint.engine import Engine, choice
@@ -20,7 +21,7 @@ from imprint.engine.multi_adapter import Worn
 from imprint.engine.passes import PassRow, logprobs
 from imprint.errors import BadInput, NoSuchAdapter
 from imprint.registry import Registry, check_name
-from imprint.run_folder import RunFolder, questions_from_json
+from imprint.run_folder import questions_from_json
 from imprint.stages import ROW_TOKENS
 from imprint.training.batches import Row, rows
 from imprint.training.row_file import RowFile
@@ -90,7 +91,8 @@ def merge_versions(
         "losses": losses,
     }
     details = {"merged": told, "router": {"threshold": threshold}, "base_source": engine.base.source}
-    version = _publish(registry, versions, made, name, details | _together(versions), now)
+    corpora = [Corpus.kept(home, v.corpus_hash) for v in versions]
+    version = _publish(registry, versions[0].base, corpora, made, name, details | _together(versions, corpora), now)
     watch.say(f"Published {version}.")
     return Merged(version, checked.norms, losses, checked.notes)
 
@@ -120,12 +122,12 @@ def texts_of(
     version: Version, home: Path, base: Base, *, sample: int = _SAMPLE, seed: int = 0
 ) -> dict[str, list[Row]]:
     """Rows of a version's own training text and of the questions held out of it, so far as they are kept here."""
-    run = RunFolder(home / "runs" / str(version.details.get("run")))
     found: dict[str, list[Row]] = {}
-    if (run.path / "rows" / "done.json").exists():
-        taught = RowFile(run.path / "rows")
-        picked = random.Random(seed).sample(range(len(taught)), min(sample, len(taught)))
-        found[f"text of {version}"] = [taught[i] for i in sorted(picked)]
+    shards = version.details.get("shards") or [version.details]
+    runs = [home / "runs" / str(shard.get("run")) / "rows" for shard in shards]
+    taught = [row for run in runs if (run / "done.json").exists() for row in _some(RowFile(run), sample, seed)]
+    if taught:
+        found[f"text of {version}"] = taught
     asked = [q for q in questions_from_json(version.details.get("questions", [])) if q.answers]
     examples = [
         Example((Turn("user", q.asked), Turn("assistant", q.answers[0], learn=True)), (), "held_out") for q in asked
@@ -133,6 +135,11 @@ def texts_of(
     if held := rows(examples, base, max_tokens=ROW_TOKENS):
         found[f"questions of {version}"] = held
     return found
+
+
+def _some(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    picked = random.Random(seed).sample(range(len(rows)), min(count, len(rows)))
+    return [rows[i] for i in sorted(picked)]
 
 
 # --- inside -----------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ def _opened(
             given[str(version) if len(some) == 1 else f"{version} shard {i}"] = adapter_folder.read(folder)
     if merging.weights is not None and len(merging.weights) == len(versions):
         spread = tuple(w for w, some in zip(merging.weights, folders, strict=True) for _ in some)
-        merging = Merging(**{**asdict(merging), "weights": spread})
+        merging = replace(merging, weights=spread)
     return given, merging
 
 
@@ -167,25 +174,33 @@ def _base_of(version: Version) -> Base:
     return bases.load(None if named == bases.BUNDLED else named)
 
 
-def _together(versions: Sequence[Version]) -> dict[str, Any]:
+def _together(versions: Sequence[Version], corpora: Sequence[Corpus | None]) -> dict[str, Any]:
     """What a version of all these documents tells of itself."""
     parts = [v.details for v in versions]
-    manifest = [{**row, "shard": 0} for part in parts for row in part.get("manifest", [])]
-    return {
+    told: dict[str, Any] = {
         "questions": [q for part in parts for q in part.get("questions", [])],
         "questions_from": f"of {', '.join(map(str, versions))}",
         "taught": [p for part in parts for p in part.get("taught", [])],
-        **({"manifest": manifest} if all("manifest" in part for part in parts) else {}),
     }
+    if None not in corpora:
+        pairs = zip(versions, corpora, strict=True)
+        entries = [e for v, some in pairs if some for e in manifest.of_version(v, some.documents)]
+        told["manifest"] = manifest.as_json([replace(e, shard=0) for e in entries])
+    return told
 
 
 def _publish(
-    registry: Registry, versions: Sequence[Version], made: Adapter, name: str, details: dict[str, Any], now: str
+    registry: Registry,
+    base: str,
+    corpora: Sequence[Corpus | None],
+    made: Adapter,
+    name: str,
+    details: dict[str, Any],
+    now: str,
 ) -> Version:
-    """The next version of a name. Its documents are those of all, where they are kept."""
-    kept = [Corpus.kept(registry.home, v.corpus_hash) for v in versions]
-    corpus = Corpus(tuple(dict.fromkeys(d for some in kept if some for d in some.documents)))
-    if whole := all(kept):
+    """The next version of a name. Its documents are those of all, where all are kept."""
+    corpus = Corpus(tuple(dict.fromkeys(d for some in corpora if some for d in some.documents)))
+    if whole := None not in corpora:
         corpus.keep(registry.home)
     try:
         parent = registry.latest(name).number
@@ -196,7 +211,7 @@ def _publish(
         return registry.publish(
             name,
             Path(folder),
-            base=versions[0].base,
+            base=base,
             corpus_hash=corpus.hash if whole else "",
             recipe={},
             parent=parent,

@@ -1,15 +1,15 @@
 """A federation as plain files: a folder that all sites can reach, in which only adapters and JSON lie.
 
-    federation.json                     what the sites have agreed on
-    round-1/start/                      what the round begins from, as a PEFT folder (flora's first begins from nothing)
-    round-1/sites/anna/                 what a site handed in: a PEFT folder, and update.json with its count of tokens
-    round-1/aggregated.json             what each site counted, and how long its change was
+    federation.json            what the sites have agreed on
+    round-1/start/             what the round begins from, as a PEFT folder (flora's first begins from nothing)
+    round-1/sites/anna/        what a site handed in: a PEFT folder, and update.json with its count of tokens
+    round-1/aggregated.json    what each site counted, and how long its change was
     round-2/ ...
-    result/                             after the last round, as a PEFT folder
+    result/                    after the last round, as a PEFT folder
 
 Each folder appears under its name in one rename. Where a call was killed, the same call goes on. What others put
-there is not trusted: no links, nothing else than those files, no larger than what was agreed, and then the checks of
-federated.py."""
+there is not trusted: no links, nothing else than those files, no larger than what was agreed, and then the checks
+of federated.py."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ class SharedFolder:
             self._known(site)
         if waiting := [site for site in standing.missing if site not in without]:
             raise BadInput(
-                f"Round {standing.number} waits for {', '.join(waiting)}. Ask there, or leave them out of this round "
-                f"with --without."
+                f"Round {standing.number} waits for {', '.join(waiting)}. Ask there, or leave them out of this "
+                "round with --without."
             )
         number = standing.number
         there = [site for site in standing.handed_in if site not in without]
@@ -153,7 +153,9 @@ class SharedFolder:
 
     def _known(self, site: str) -> None:
         if site not in self.federation.sites:
-            raise BadInput(f"'{site}' is no site of this federation. There are: {', '.join(self.federation.sites)}.")
+            raise BadInput(
+                f"'{site}' is no site of this federation. There are: {', '.join(self.federation.sites)}."
+            )
 
     def _open_round(self, number: int, common: Adapter | None) -> None:
         def fill(folder: Path) -> None:
@@ -224,7 +226,9 @@ def _read_federation(file: Path) -> Federation:
         raise BadInput(f"{file} is too large for what sites agree on.")
     found = _read_json(file)
     if unknown := set(found) ^ {field.name for field in fields(Federation)}:
-        raise BadInput(f"{file} is not what this version of imprint writes: '{min(unknown)}' is missing or unknown.")
+        raise BadInput(
+            f"{file} is not what this version of imprint writes: '{min(unknown)}' is missing or unknown."
+        )
     try:
         shapes = tuple((str(name), int(inputs), int(outputs)) for name, inputs, outputs in found["shapes"])
         sites = tuple(map(str, found["sites"]))

@@ -96,9 +96,7 @@ def _of_a_round(job: Job, rounds: int) -> Job:
     return replace(job, tokens=max(job.tokens // rounds, text_tokens_of(job)))
 
 
-def _losses(
-    engine: Engine, method: str, common: Adapter | None, trained: Adapter, job: Job
-) -> tuple[float, float]:
+def _losses(engine: Engine, method: str, common: Adapter | None, trained: Adapter, job: Job) -> tuple[float, float]:
     """The loss on the site's own text with what all have in common, and with what was trained here."""
     rows = [job.rows[i] for i in range(min(_SAMPLE, len(job.rows)))]
     shared = engine.load(common) if common else None

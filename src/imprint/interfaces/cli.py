@@ -20,6 +20,7 @@ from imprint.interfaces import (
     prove_command,
     serving_commands,
     teaching_commands,
+    updating_commands,
 )
 from imprint.interfaces.options import Name
 
@@ -31,7 +32,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "federate")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase", "federate")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -154,13 +155,31 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+
+
+# --- when documents change --------------------------------------------------------------------
+
+_command(
+    "imprint update handbook ./handbook",
+    "imprint update handbook ./handbook --date 2026-03-01 --way shards",
+    "imprint update handbook ./handbook --estimate",
+    "imprint update handbook ./handbook --shards 8",
+)(updating_commands.update)
+_command(
+    "imprint forget handbook --document salaries.md",
+    "imprint forget handbook --passage 'The contract ends on 17 May 2031.' --later",
+    "imprint forget handbook --from anna",
+    "imprint forget handbook",
+)(updating_commands.forget)
+_command("imprint rollback handbook@3")(updating_commands.rollback)
+_command("imprint rebase handbook --base ./my-llama")(updating_commands.rebase)
 _command(
     "imprint merge anna ben --as both",
     "imprint merge anna ben carl --as mean --weights 0.33,0.33,0.33",
     "imprint merge anna ben --as small --how ties --rank 16 --density 0.3",
 )(merging_commands.merge)
 
-federate = typer.Typer(no_args_is_help=True, help="One adapter of several sites' documents, which stay at the sites.")
+federate = typer.Typer(no_args_is_help=True, help="One adapter of several sites' documents, which stay there.")
 app.add_typer(federate, name="federate", epilog=_examples("imprint federate start ./shared --site anna --site ben"))
 _command("imprint federate start ./shared --site anna --site ben --method ffa", name="start", to=federate)(
     merging_commands.start

@@ -89,7 +89,8 @@ def start(
     sites: Annotated[list[str], typer.Option("--site", metavar="NAME", help="A site; say it once for each.")],
     base: BaseName = None,
     method: Annotated[
-        Method, typer.Option(help="flora stacks A and B of every site; ffa averages B, and A is the same everywhere.")
+        Method,
+        typer.Option(help="flora stacks every site's A and B; ffa averages B, and all share one A."),
     ] = Method.flora,
     rounds: Annotated[int, typer.Option(metavar="N", help="How often sites train and are added up.")] = 3,
     rank: Annotated[int, typer.Option(metavar="N", help="Of what a site trains in a round.")] = 16,
@@ -110,7 +111,9 @@ def start(
     model = bases.load(base)
     federation = agree(model, sites, method=method.value, rounds=rounds, rank=rank, seed=seed, equal=equal)
     SharedFolder.start(folder, federation, model)
-    typer.echo(f"A federation of {', '.join(sites)} on {model.name}. At each site: imprint federate site {folder} ...")
+    typer.echo(
+        f"A federation of {', '.join(sites)} on {model.name}. At each site: imprint federate site {folder} ..."
+    )
 
 
 def site(
