@@ -94,9 +94,16 @@ class SharedFolder:
 
     # --- what a site does ---------------------------------------------------------------------
 
+    def refuse_stranger(self, site: str) -> None:
+        """Raises BadInput for a name that the sites did not agree on."""
+        if site not in self.federation.sites:
+            raise BadInput(
+                f"'{site}' is no site of this federation. There are: {', '.join(self.federation.sites)}."
+            )
+
     def job(self, site: str, number: int, job: Job) -> Job:
         """A site's training in this round, on the rows of a job."""
-        self._known(site)
+        self.refuse_stranger(site)
         return federated.job_of(self.federation, self.common(number), site, number, job)
 
     def hand_in(self, number: int, update: Update) -> None:
@@ -107,7 +114,7 @@ class SharedFolder:
             told = {"federation": self.federation.id, "round": number, "tokens": update.tokens}
             (folder / UPDATE).write_text(json.dumps(told), "utf-8")
 
-        self._known(update.site)
+        self.refuse_stranger(update.site)
         _appear(self._sites(number) / update.site, fill)
 
     # --- what the keeper does -----------------------------------------------------------------
@@ -121,7 +128,7 @@ class SharedFolder:
         if standing.done:
             raise BadInput(f"All {self.federation.rounds} rounds are done. The result is in {self.path / RESULT}.")
         for site in without:
-            self._known(site)
+            self.refuse_stranger(site)
         if waiting := [site for site in standing.missing if site not in without]:
             raise BadInput(
                 f"Round {standing.number} waits for {', '.join(waiting)}. Ask there, or leave them out of this "
@@ -150,12 +157,6 @@ class SharedFolder:
     def _stacked(self, number: int) -> int:
         """How many sites' ranks a stack may have when a round begins."""
         return len(self.federation.sites) * (number - 1)
-
-    def _known(self, site: str) -> None:
-        if site not in self.federation.sites:
-            raise BadInput(
-                f"'{site}' is no site of this federation. There are: {', '.join(self.federation.sites)}."
-            )
 
     def _open_round(self, number: int, common: Adapter | None) -> None:
         def fill(folder: Path) -> None:

@@ -57,6 +57,7 @@ def take_part(
 
     The training text is written in the first round and kept in the home for the others. `budget`: what writing and
     the training of all rounds may take. The same call after a kill goes on where it stopped."""
+    shared.refuse_stranger(site)
     standing = shared.standing()
     if standing.done or site in standing.handed_in:
         return None
