@@ -9,6 +9,7 @@ Nothing is told to Flower's or Ray's makers."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 Opened = Callable[[str], tuple[Base, Job]]
 """A site's base and its training, by the site's name; called at the site, so that nothing of it travels."""
 
+_JOIN_S = 600.0
+"""How long the server waits for all clients to be there."""
 _WAIT_S = 24 * 3600.0
+"""How long it waits for a round's answers."""
 
 
 def server_app(federation: Federation, base: Base, keep: Callable[[Adapter], None]) -> ServerApp:
@@ -110,9 +114,7 @@ def _asked(grid: Grid, federation: Federation, common: Adapter | None, number: i
     """What the sites hand in for a round, in the order in which the federation names them."""
     from flwr.app import ConfigRecord, Message, RecordDict
 
-    nodes = sorted(grid.get_node_ids())
-    if len(nodes) != len(federation.sites):
-        raise ImprintError(f"{len(nodes)} clients are there for {len(federation.sites)} sites.")
+    nodes = _joined(grid, len(federation.sites))
     told = ConfigRecord({"round": number})
     messages = [
         Message(RecordDict({"common": _arrays(common), "told": told}), dst_node_id=node, message_type="train")
@@ -129,6 +131,16 @@ def _asked(grid: Grid, federation: Federation, common: Adapter | None, number: i
         raise ImprintError(f"{len(nodes) - len(updates)} sites did not answer in round {number}.")
     order = {site: i for i, site in enumerate(federation.sites)}
     return sorted(updates, key=lambda update: order.get(update.site, len(order)))
+
+
+def _joined(grid: Grid, sites: int) -> list[int]:
+    """The clients, once there is one for each site: they come when the server runs already."""
+    until = time.monotonic() + _JOIN_S
+    while len(nodes := sorted(grid.get_node_ids())) < sites and time.monotonic() < until:
+        time.sleep(0.2)
+    if len(nodes) != sites:
+        raise ImprintError(f"{len(nodes)} clients joined within {_JOIN_S:.0f} s; the federation has {sites} sites.")
+    return nodes
 
 
 def _arrays(adapter: Adapter | None) -> ArrayRecord:
