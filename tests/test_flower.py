@@ -11,10 +11,11 @@ from conftest import make_tiny_base
 from imprint.adapters import folder
 from imprint.base import Base
 from imprint.continual import federated, flower
+from imprint.continual.federated import update_of
 from imprint.continual.shared_folder import RESULT, SharedFolder
 from imprint.errors import MissingPackage
 from imprint.training.sft import Job
-from test_federated import federation_of, handed_in, job
+from test_federated import SITES, federation_of, job, trained
 
 INSTALLED = importlib.util.find_spec("flwr") is not None and importlib.util.find_spec("ray") is not None
 
@@ -31,13 +32,13 @@ def opened(site: str) -> tuple[Base, Job]:
 def test_four_clients_of_flower_give_what_plain_files_give(
     method: str, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    )
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # Flower changes it for its processes
     federation = federation_of(tiny_base, method)
     shared = SharedFolder.start(tmp_path / "shared", federation, tiny_base)
     for number in (1, 2):
-        handed_in(shared, tiny_base, number)
+        for site in SITES:  # each alone, as Flower's clients are: shared passes round otherwise
+            told = shared.job(site, number, job(tiny_base, site))
+            shared.hand_in(number, update_of(federation, site, trained(tiny_base, told)[0], told))
         shared.aggregate()
     result = folder.read(tmp_path / "shared" / RESULT)
     found = flower.simulate(federation, tiny_base, opened)
