@@ -12,6 +12,7 @@ and how several adapters become one.
     probing.py       a new adapter beside the present one, before it is published
     tombstones.py    what is withheld until it is gone
     erasing.py       every trace of a document taken out of the home
-    merging.py       several adapters into one
-    federated.py     sites that share adapters and never documents; flower.py: the same on Flower
+    merging.py       several adapters into one; merged.py: of published versions, with the loss of each
+    federated.py     sites that share adapters and never documents; shared_folder.py: as plain files, site.py: a
+                     site's part; flower.py: the same on Flower
 """

@@ -128,8 +128,8 @@ def prepare(
         job = replace(job, spec=Begun(adapter_folder.read(shard.begun)))
     text_tokens = text_tokens_of(job)
     job = replace(job, tokens=max(1, round(amount.visits * text_tokens)))
-    told = sum(map(characters, new())) / writing.CHARACTERS_A_TOKEN
-    return Lesson(shard, run, job, text_tokens, round(told), audit["examples"], audit)
+    written_tokens = round(sum(map(characters, new())) / writing.CHARACTERS_A_TOKEN)
+    return Lesson(shard, run, job, text_tokens, written_tokens, audit["examples"], audit)
 
 
 def within_caps(shard: Shard, written: RunFolder) -> Callable[[], Iterable[Example]]:

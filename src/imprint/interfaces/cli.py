@@ -17,6 +17,7 @@ from imprint.interfaces import (
     asking_commands,
     audit_commands,
     change_commands,
+    merging_commands,
     plan_command,
     prove_command,
     serving_commands,
@@ -33,7 +34,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase", "federate")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -189,6 +190,19 @@ _command(
     "imprint admit handbook --release 1f0c93aa",
 )(admit_commands.admit)
 _command("imprint promote handbook --from anna")(admit_commands.promote)
+_command(
+    "imprint merge anna ben --as both",
+    "imprint merge anna ben carl --as mean --weights 0.33,0.33,0.33",
+    "imprint merge anna ben --as small --how ties --rank 16 --density 0.3",
+)(merging_commands.merge)
+
+federate = typer.Typer(no_args_is_help=True, help="One adapter of several sites' documents, which stay there.")
+app.add_typer(federate, name="federate", epilog=_examples("imprint federate start ./shared --site anna --site ben"))
+_command("imprint federate start ./shared --site anna --site ben --method ffa", name="start", to=federate)(
+    merging_commands.start
+)
+_command("imprint federate site ./shared ./docs --as anna", name="site", to=federate)(merging_commands.site)
+_command("imprint federate aggregate ./shared", name="aggregate", to=federate)(merging_commands.aggregate)
 
 
 # --- serving ----------------------------------------------------------------------------------
