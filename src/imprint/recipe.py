@@ -152,7 +152,7 @@ class Recipe:
     which then knows them (evaluation/canaries.py)."""
     conflicts: tuple[str, ...] = ("newer", "order")
     """What settles statements that cannot both be true, in this order: 'newer' (the later date holds), 'order' (the
-    source that `source_order` names first), 'ask' (a person, where one is there). What none settles is not taught."""
+    source that `source_order` names first), 'ask' (a person, where one is there). What none settles is silent."""
     source_order: tuple[str, ...] = ()
     """Patterns of documents' paths, like 'policies/*': those that others give way to first."""
     beliefs: bool = False
