@@ -73,8 +73,8 @@ def update(
     """Make the next version, which knows what the documents say now.
 
     The folder is compared with the version's documents: only what changed is written about again. What the
-    documents say no more is denied, and both are taught with their dates. Three ways: in order, by shards, or all anew; the
-    plan tells what each would take. A run that was killed goes on when you give the same command again.
+    documents say no more is denied, and both are taught with their dates. Three ways: in order, by shards, or all
+    anew; the plan tells what each would take. A run that was killed goes on when you give the same command again.
     """
     import imprint
     from imprint import updating
