@@ -323,9 +323,10 @@ class _Teaching:
         """Publishes what was trained. Raises what ended the training otherwise."""
         assert self._ticket is not None and self._prepared is not None
         trained, lesson = self._ticket.result(), self.lesson
-        with engine.attached(trained.adapter) as seat:
+        adapter = adapter_folder.rounded(trained.adapter, engine.base, self.recipe.store)
+        with engine.attached(adapter) as seat:
             threshold = choice.threshold(engine, seat)
-        adapter_folder.write(trained.adapter, self.run.adapter)
+        adapter_folder.write(adapter, self.run.adapter)
         version = self.registry.publish(
             lesson.name,
             self.run.adapter,
