@@ -14,7 +14,6 @@ Where the registry was mended, the way before stands here as `Before` and is tim
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import random
@@ -23,7 +22,6 @@ import sqlite3
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,12 +90,21 @@ def sizes(base: Base, options: argparse.Namespace) -> Iterator[Row]:
     for kind, setting, fixed, most in asked:
         for store in ("float32", "bfloat16"):
 
-            def size(n: int, kind: Any = KINDS[kind], of: Any = setting, fixed: Any = fixed, store: Any = store) -> Row:
+            def size(
+                n: int, kind: Any = KINDS[kind], of: Any = setting, fixed: Any = fixed, store: Any = store
+            ) -> Row:
                 return _file_size(base, kind(**fixed, **{of: n}), store)
 
             n = _largest(lambda n, size=size: size(n)["bytes"] <= MOST_BYTES, most)
             if n:
-                yield {"kind": kind, "of": setting, "fixed": str(fixed or ""), "store": store, "largest": n, **size(n)}
+                yield {
+                    "kind": kind,
+                    "of": setting,
+                    "fixed": str(fixed or ""),
+                    "store": store,
+                    "largest": n,
+                    **size(n),
+                }
 
 
 def _file_size(base: Base, spec: Any, store: str) -> Row:
@@ -284,7 +291,11 @@ def _timed(what: str, calls: Sequence[Callable[[], Any]]) -> Row:
 
 def _seconds(seconds: Sequence[float]) -> Row:
     ms = sorted(1000 * s for s in seconds)
-    return {"ms": statistics.median(ms), "p99_ms": ms[int(0.99 * (len(ms) - 1))], "per_s": 1000 / statistics.mean(ms)}
+    return {
+        "ms": statistics.median(ms),
+        "p99_ms": ms[int(0.99 * (len(ms) - 1))],
+        "per_s": 1000 / statistics.mean(ms),
+    }
 
 
 # --- serving ----------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ def write_for_peft(adapter: Adapter, base: Base, folder: Path) -> None:
 
 
 def rounded(adapter: Adapter, base: Base, store: str) -> Adapter:
-    """The adapter as it is published: its trained tensors in 'float32' or 'bfloat16'. What is frozen with them stays
-    exact, for among it are numbers that must not move (a memory's slots)."""
+    """The adapter as it is published: its trained tensors in 'float32' or 'bfloat16'. What is frozen with them
+    stays exact, for among it are numbers that must not move (a memory's slots)."""
     layout, dtype = layout_of(base, adapter), getattr(torch, store)
     trained = _trained(layout) if layout.trainable < layout.size else set(adapter.tensors)
     return replace(adapter, tensors={k: t.to(dtype) if k in trained else t for k, t in adapter.tensors.items()})

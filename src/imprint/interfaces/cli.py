@@ -15,6 +15,7 @@ from imprint.errors import ImprintError
 from imprint.interfaces import (
     asking_commands,
     audit_commands,
+    nightly_commands,
     plan_command,
     prove_command,
     serving_commands,
@@ -30,7 +31,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "nightly")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -153,6 +154,11 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+_command(
+    "imprint nightly ./people --recipe small.toml --budget 2min",
+    "imprint nightly --jobs people.toml",
+    "imprint nightly --jobs people.toml --wave 16 --json > night.json",
+)(nightly_commands.nightly)
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -182,7 +188,8 @@ def list_() -> None:
     from imprint.interfaces import tables
 
     registry = _registry()
-    rows = [(version, registry.reports(version)) for version in registry.list()]
+    reports = registry.latest_reports()
+    rows = [(head, reports.get(head.name, ())) for head in registry.heads()]
     if rows:
         tables.stdout().print(tables.version_list(rows))
     else:
