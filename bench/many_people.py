@@ -1,19 +1,21 @@
-"""Many people's adapters on one machine: how large each is, what rounding costs, and a registry that holds thousands.
+"""Many people's adapters on one machine: how large each is, what rounding costs, a registry of thousands.
 
     python bench/many_people.py --part sizes                      # the largest of each kind that 3 MB holds
     python bench/many_people.py --part rounding --home HOME --name NAME
     python bench/many_people.py --part registry --people 10000 --work FOLDER
     python bench/many_people.py --part serving --work FOLDER      # the same folder: cold loads, and the switch
 
-`registry` fills FOLDER with versions published through the registry itself: each a LoRA in bfloat16 whose numbers are
-noise drawn from its own seed, beside the details of a usual teaching (as long as a real one's). It takes what is there
-already as published, so that a stopped run goes on. It stays until you delete it, or say --delete.
+`registry` fills FOLDER with versions published through the registry itself: each a LoRA in bfloat16 whose numbers
+are noise drawn from its own seed, with details as long as a real teaching's. What is there already is not published
+again, so that a stopped run goes on. FOLDER stays until you delete it, or say --delete.
 
-Where the registry was mended, the way before stands here as `Before` and is timed in turns with what is there now."""
+Where the registry was mended, what it did before stands here (`_before_...`), timed in turns with what it does
+now."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import random
@@ -31,11 +33,13 @@ from _common import Results, Row, in_turns, ratio_of, say
 if TYPE_CHECKING:
     from imprint.base import Base
     from imprint.registry import Registry
-    from imprint.types import Adapter, Version
+    from imprint.types import Version
 
 MOST_BYTES = 3_000_000
 """What an adapter may take on disk."""
 NOW = "2026-01-01T00:00:00+00:00"
+ASKED, HOT = 40, 40
+"""People who ask in turn; adapters that are held in memory."""
 OFTEN = "p00000"
 """This name gets a year of versions."""
 
@@ -50,6 +54,7 @@ def main() -> None:
     made.add_argument("--home", type=Path, help="rounding: where the taught adapter lies")
     made.add_argument("--name", help="rounding: the taught adapter")
     made.add_argument("--questions", type=Path, help="rounding: else those held out of its teaching")
+    made.add_argument("--rounds", type=int, default=3, help="of what is timed in turns")
     options = made.parse_args()
     threads = _common.use_threads(options.threads)
     _common.quieten()
@@ -96,15 +101,9 @@ def sizes(base: Base, options: argparse.Namespace) -> Iterator[Row]:
                 return _file_size(base, kind(**fixed, **{of: n}), store)
 
             n = _largest(lambda n, size=size: size(n)["bytes"] <= MOST_BYTES, most)
-            if n:
-                yield {
-                    "kind": kind,
-                    "of": setting,
-                    "fixed": str(fixed or ""),
-                    "store": store,
-                    "largest": n,
-                    **size(n),
-                }
+            told = {"kind": kind, "of": setting, "fixed": str(fixed or ""), "store": store, "largest": n}
+            yield told | (size(n) if n else {})
+            say(str(told))
 
 
 def _file_size(base: Base, spec: Any, store: str) -> Row:
@@ -192,9 +191,21 @@ def registry(base: Base, options: argparse.Namespace) -> Iterator[Row]:
     yield _timed("verify", [lambda v=v: there.verify(v) for v in versions])
     yield _timed(f"latest of {len(there.versions(OFTEN))} versions", [lambda: there.latest(OFTEN)] * 30)
     yield _timed("an unknown name", [lambda: _unknown(there)] * 5)
-    yield _timed("list", [there.list] * 5)
+    yield _timed("list, with all details", [there.list] * 3)
+    yield _timed("heads", [there.heads] * 5)
     yield _timed("open", [lambda: Registry(options.work)] * 100)
     yield _timed("sweep", [lambda: there.sweep(now=NOW)] * 3)
+    for what, ours, before in (
+        (f"latest of {len(there.versions(OFTEN))} versions", lambda: there.latest(OFTEN), _before_latest),
+        ("an unknown name", lambda: _unknown(there), _before_unknown),
+        ("what imprint list reads", lambda: (there.heads(), there.latest_reports()), _before_list),
+    ):
+        pairs = in_turns(ours, lambda before=before: before(there), rounds=options.rounds, at_least_s=0.2)
+        ms = {
+            "ms": 1000 * statistics.median(a for a, _ in pairs),
+            "before_ms": 1000 * statistics.median(b for _, b in pairs),
+        }
+        yield {"what": what, "n": len(pairs), **ms, "times_quicker": str(ratio_of(pairs))}
     yield {"what": "memory of this process", "mib": _common.memory_mib().get("peak")}
     yield {"what": "on disk", "mib": _disk_mib(there.home), "database_mib": there.database.stat().st_size / 2**20}
 
@@ -258,6 +269,21 @@ def _details() -> str:
     return json.dumps({"questions": questions, "taught": taught, "plan": {"taught": list(range(250))}})
 
 
+def _before_latest(there: Registry) -> None:
+    there.versions(OFTEN)[-1]
+
+
+def _before_unknown(there: Registry) -> None:
+    with sqlite3.connect(there.database) as db:
+        names = [row[0] for row in db.execute("SELECT DISTINCT name FROM versions ORDER BY name")]
+    difflib.get_close_matches("p0000x", names, n=3)
+
+
+def _before_list(there: Registry) -> None:
+    for version in there.list():
+        there.reports(version)
+
+
 def _names(there: Registry) -> set[str]:
     with sqlite3.connect(there.database) as db:
         return {row[0] for row in db.execute("SELECT name FROM names")}
@@ -302,8 +328,80 @@ def _seconds(seconds: Sequence[float]) -> Row:
 
 
 def serving(base: Base, options: argparse.Namespace) -> Iterator[Row]:
-    """An adapter that nobody asked for yet: read, put into the engine, and the first token."""
-    raise NotImplementedError
+    """An adapter that nobody asked for yet: found, read, put into the engine; and the first token of an answer."""
+    from imprint.adapters import folder
+    from imprint.engine import Engine
+    from imprint.registry import Registry
+    from imprint.serving.inference import Inference
+
+    there, draw = Registry(options.work), random.Random(1)
+    picked = iter(draw.sample(sorted(_names(there)), 40 + 3 * ASKED))
+    engine = Engine(base)
+    found: dict[str, list[float]] = {key: [] for key in ("find", "read, not in memory", "into the engine")}
+    for name in [next(picked) for _ in range(40)]:
+        began = time.perf_counter()
+        where = there.folder(there.latest(name))
+        found["find"].append(time.perf_counter() - began)
+        _drop_cache(where)
+        began = time.perf_counter()
+        adapter = folder.read(where)
+        found["read, not in memory"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        seat = engine.load(adapter)
+        found["into the engine"].append(time.perf_counter() - began)
+        engine.unload(seat)
+    for what, seconds in found.items():
+        yield {"what": what, "n": len(seconds), **_seconds(seconds)}
+
+    def read(name: Any) -> Any:
+        return folder.read(there.folder(there.latest(name)))
+
+    inference = Inference(engine, read, max_adapters=HOT)
+    inference.start()
+    try:
+        hot = [next(picked) for _ in range(ASKED)]
+        yield _first_tokens("first token, untouched base", inference, base, [None] * ASKED)
+        yield _first_tokens("first token, adapter of somebody new", inference, base, hot)
+        yield _first_tokens("first token, each in memory by now", inference, base, hot)
+        before = _common.memory_mib()["anon"]
+        yield _first_tokens(
+            "first token, new ones in the place of others", inference, base, [next(picked) for _ in hot]
+        )
+        yield {"what": "memory, grown by the last row's adapters", "mib": _common.memory_mib()["anon"] - before}
+    finally:
+        inference.close()
+
+
+def _first_tokens(what: str, inference: Any, base: Base, names: Sequence[str | None]) -> Row:
+    """Milliseconds until the first token, one request after another."""
+    import threading
+
+    from imprint.serving.requests import Request
+    from imprint.types import Turn
+
+    calls = []
+    for i, name in enumerate(names):
+        ids = tuple(base.prompt_ids([Turn("user", f"{what} {i}: when does the shop of Mrs Tollifax open?")]))
+
+        request = Request(ids, adapter=name, max_tokens=1)
+
+        def call(request: Request = request) -> None:
+            ended = threading.Event()
+            inference.submit(request, lambda piece: ended.set() if piece.finish else None)
+            ended.wait()
+
+        calls.append(call)
+    return _timed(what, calls)
+
+
+def _drop_cache(folder: Path) -> None:
+    """Lets the system forget these files, so that they are read from the disk."""
+    for file in folder.iterdir():
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":
