@@ -52,7 +52,7 @@ class Watch:
         if not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-night = nightly(people_in(Path(sys.argv[1]), **USUAL), base=sys.argv[2], wave=2, watch=Watch())
+night = nightly(people_in(Path(sys.argv[1]), **USUAL)[0], base=sys.argv[2], wave=2, watch=Watch())
 print(night.summary())
 """
 
@@ -94,7 +94,7 @@ def names(night: Night, what: str) -> list[str]:
 
 
 def run(people: Path, base: Base, **more: Any) -> Night:
-    return nightly(people_in(people, **USUAL), base=base, **more)
+    return nightly(people_in(people, **USUAL)[0], base=base, **more)
 
 
 def numbers(home: Path) -> list[int]:
@@ -130,7 +130,7 @@ def test_who_did_not_change_costs_no_reading_and_no_base(
     monkeypatch.setattr(nights.documents, "load", None)
     monkeypatch.setattr(nights.bases, "load", None)
     monkeypatch.setattr(nights, "update_many", None)
-    assert nightly(people_in(people)).summary() == "0 updated, 3 unchanged, 0 failed"
+    assert nightly(people_in(people)[0]).summary() == "0 updated, 3 unchanged, 0 failed"
 
 
 @pytest.mark.parametrize("change", ["touched", "moved elsewhere", "an ignored file", "the home forgets"])
@@ -171,14 +171,22 @@ def test_new_people_are_taught_and_removed_adapters_are_taught_again(tmp_path: P
 def test_one_persons_failure_stops_nobody_else(tmp_path: Path, base: Base, home: Path) -> None:
     people = made(tmp_path / "people", range(3))
     (people / "p01" / "notes.md").write_text("", "utf-8")
-    (people / "Not A Name").mkdir()
     night = run(people, base)
     assert names(night, "updated") == ["p00", "p02"]
-    reasons = {outcome.name: outcome.reason for outcome in night.of("failed")}
-    assert "nothing here could be read" in reasons["p01"]
-    assert "The rule:" in reasons["Not A Name"]
+    (failed,) = night.of("failed")
+    assert (failed.name, failed.version) == ("p01", "")
+    assert "nothing here could be read" in failed.reason
     write(people, 1, "All is well.")
     assert names(run(people, base), "updated") == ["p01"]
+
+
+def test_a_folder_that_can_name_nobody_is_told_and_left(tmp_path: Path) -> None:
+    for name in ("anna", "Not A Name", ".hidden"):
+        (tmp_path / name).mkdir()
+    people, unfit = people_in(tmp_path)
+    assert people == [Update("anna", tmp_path / "anna")]
+    assert [(outcome.name, outcome.what) for outcome in unfit] == [("Not A Name", "failed")]
+    assert "The rule:" in unfit[0].reason
 
 
 def test_where_a_wave_fails_who_is_sound_is_published(

@@ -1,7 +1,7 @@
 """A night's work for many people: whose documents changed gets a new version, in shared training passes.
 
 Everybody's folder is looked at, cheapest first: the sizes and times of its files; the contents of those whose time
-changed; what imprint reads in them, beside what the latest version was taught. Whoever is left is updated in waves
+changed; what imprint reads in them, compared with what the latest version was taught. Whoever is left is updated in waves
 that fit the memory, each of one shared training.
 
     <home>/nightly/night.json        the night that is not over: when it began
@@ -26,13 +26,15 @@ from imprint import base as bases
 from imprint import clock, devices, documents, locks
 from imprint.adapters.folder import layout_of
 from imprint.base import Base
+from imprint.continual.changes import compare
 from imprint.corpus import Corpus
 from imprint.errors import BadInput, BadName, ImprintError
 from imprint.home import home_folder
 from imprint.recipe import opened
-from imprint.registry import Head, Registry, check_name
+from imprint.registry import Head, Registry
 from imprint.run_folder import RunFolder
 from imprint.stages import spec_of
+from imprint.types import Document
 from imprint.updating import Update, update_many
 from imprint.watch import SILENT, Watch
 
@@ -125,9 +127,9 @@ def _night(
     return Night(book.began, tuple(found[person.name] for person in people))
 
 
-def people_in(folder: Path, **usual: Any) -> list[Update]:
-    """Everybody who has a folder in this one, by its name; `usual` holds for all. Raises BadInput where there is no
-    such folder, or nobody in it."""
+def people_in(folder: Path, **usual: Any) -> tuple[list[Update], list[Outcome]]:
+    """Everybody who has a folder in this one, by its name; and whose name cannot be. `usual` holds for all. Raises
+    BadInput where there is no such folder, or nobody in it."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder. Name the folder that holds one folder for each person.")
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -135,7 +137,13 @@ def people_in(folder: Path, **usual: Any) -> list[Update]:
         raise BadInput(
             f"{folder} holds no folders. Put each person's documents into one, which gives them their name."
         )
-    return [Update(person.name, person, **usual) for person in inside]
+    people, unfit = [], []
+    for person in inside:
+        try:
+            people.append(Update(person.name, person, **usual))
+        except BadName as error:
+            unfit.append(Outcome(person.name, "failed", reason=_said(error)))
+    return people, unfit
 
 
 def wave_of(model: Base, people: Sequence[Update], free_bytes: int) -> int:
@@ -220,7 +228,7 @@ class _Book:
     """What is known of everybody's folders, and of the night that is not over."""
 
     def __init__(self, home: Path, now: str) -> None:
-        self._folder = RunFolder(home / "nightly")
+        self._home, self._folder = home, RunFolder(home / "nightly")
         kept = self._folder.read("night")
         self.began: str = kept["began"] if kept else now
         self._folder.write("night", {"began": self.began})
@@ -228,7 +236,6 @@ class _Book:
 
     def is_unchanged(self, person: Update, latest: Head | None) -> bool:
         """Whether the latest version was taught what now lies in the folder. Raises what reading it raises."""
-        check_name(person.name)
         kept = self._folder.read(f"people/{person.name}") or {}
         known: _Files = kept.get("files", {}) if latest is not None and kept.get("path") == _place(person) else {}
         self._looked[person.name] = now = _looked_at(Path(person.path), known)
@@ -236,11 +243,17 @@ class _Book:
             if now != known:
                 self.note(person)
             return True
-        corpus = Corpus(documents.load(person.path).documents)
-        if latest is None or corpus.hash != latest.corpus_hash:
+        if latest is None or not self._says_the_same(documents.load(person.path).documents, latest):
             return False
         self.note(person)
         return True
+
+    def _says_the_same(self, now: Sequence[Document], latest: Head) -> bool:
+        """Whether an update would find nothing to do: documents of other owners are in no folder."""
+        kept = Corpus.kept(self._home, latest.corpus_hash)
+        if kept is None:  # imported; the update tells what to do
+            return False
+        return not compare(kept.documents, [*now, *(d for d in kept.documents if d.owner)]).any
 
     def standing(self, latest: Head) -> Outcome:
         """Of somebody whose version is up to date: whether this night made it."""

@@ -16,6 +16,7 @@ _LESSON: dict[str, type] = {
 }  # fmt: skip
 _PERSON: dict[str, type] = {
     "path": str, "name": str, "budget": str, "recipe": str, "way": str, "seed": int, "questions": str,
+    "personal": str,
 }  # fmt: skip
 _FILES = ("path", "recipe", "questions")
 
@@ -37,7 +38,7 @@ def read(file: Path, usual: Mapping[str, Any]) -> list[Lesson]:
 def read_people(file: Path, usual: Mapping[str, Any]) -> list[Update]:
     """The people of a TOML file, in sections [[person]] with name and path; else as for `read`.
 
-    Keys: name, path, and where wanted budget, recipe, way, seed, questions."""
+    Keys: name, path, and where wanted budget, recipe, way, seed, questions, personal."""
     return [Update(**entry) for entry in _entries(file, "person", "name", _PERSON, usual)]
 
 

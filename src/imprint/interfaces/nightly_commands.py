@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from imprint.errors import BadInput
 from imprint.interfaces.options import BaseName, RecipeFile, stderr
 
 if TYPE_CHECKING:
-    from imprint.nightly import Night
+    from imprint.nightly import Night, Outcome
     from imprint.updating import Update
 
 
@@ -26,7 +26,7 @@ def nightly(
         typer.Option(
             metavar="FILE",
             help="A TOML file instead: a section \\[\\[person]] for each, with name, path, and where wanted "
-            "budget, recipe, way, seed and questions. What is said here too is said for those without their own.",
+            "budget, recipe, way, seed, questions, personal. What is said here too is said for those without their own.",
         ),
     ] = None,
     base: BaseName = None,
@@ -58,21 +58,24 @@ def nightly(
     from imprint.interfaces.progress import watching
 
     usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "way": way, "seed": seed}
-    people = _people(folder, jobs, {key: value for key, value in usual.items() if value is not None})
+    people, unfit = _people(folder, jobs, {key: value for key, value in usual.items() if value is not None})
     with watching(stderr()) as watch:
         night = nights.nightly(people, base=base, wave=wave, watch=watch)
+    night = replace(night, outcomes=(*night.outcomes, *unfit))
     _tell(night, as_json)
     if night.of("failed"):
         raise typer.Exit(1)
 
 
-def _people(folder: Path | None, jobs: Path | None, usual: dict[str, Any]) -> list[Update]:
+def _people(folder: Path | None, jobs: Path | None, usual: dict[str, Any]) -> tuple[list[Update], list[Outcome]]:
     from imprint import nightly as nights
     from imprint.interfaces import job_file
 
     if (folder is None) == (jobs is None):
         raise BadInput("Name either a job file or a folder of folders: --jobs FILE, or FOLDER.")
-    return job_file.read_people(jobs, usual) if jobs is not None else nights.people_in(folder or Path(), **usual)
+    if jobs is not None:
+        return job_file.read_people(jobs, usual), []
+    return nights.people_in(folder or Path(), **usual)
 
 
 def _tell(night: Night, as_json: bool) -> None:
