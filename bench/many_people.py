@@ -1,15 +1,16 @@
 """Many people's adapters on one machine: how large each is, what rounding costs, a registry of thousands.
 
-    python bench/many_people.py --part sizes                      # the largest of each kind that 3 MB holds
-    python bench/many_people.py --part rounding --home HOME --name NAME
-    python bench/many_people.py --part registry --people 10000 --work FOLDER
-    python bench/many_people.py --part serving --work FOLDER      # the same folder: cold loads, and the switch
+    python bench/many_people.py --parts sizes                     # the largest of each kind that 3 MB holds
+    python bench/many_people.py --parts rounding --home HOME --name NAME
+    python bench/many_people.py --parts fill,looking --people 10000 --work FOLDER
+    python bench/many_people.py --parts serving --work FOLDER     # the same folder: cold loads, and the switch
 
-`registry` fills FOLDER with versions published through the registry itself: each a LoRA in bfloat16 whose numbers
-are noise drawn from its own seed, with details as long as a real teaching's. What is there already is not published
-again, so that a stopped run goes on. FOLDER stays until you delete it, or say --delete.
+`fill` publishes into FOLDER through the registry itself: each adapter a LoRA in bfloat16 whose numbers are noise
+drawn from its own seed, with details as long as a real teaching's. What is there already is not published again, so
+that a stopped run goes on. FOLDER stays until you delete it, or say --delete.
 
-Where the registry was mended, what it did before stands here (`_before_...`), timed in turns with what it does
+Beside the time that passed (`ms`) stands the processor's (`cpu_ms`), which neighbours on a busy machine hardly
+change. Where the registry was mended, what it did before stands here (`_before_...`), in turns with what it does
 now."""
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-from _common import Results, Row, in_turns, ratio_of, say
+from _common import Results, Row, ratio_of, say
 
 if TYPE_CHECKING:
     from imprint.base import Base
@@ -38,15 +39,17 @@ if TYPE_CHECKING:
 MOST_BYTES = 3_000_000
 """What an adapter may take on disk."""
 NOW = "2026-01-01T00:00:00+00:00"
-ASKED, HOT = 40, 40
-"""People who ask in turn; adapters that are held in memory."""
+GENERAL = 8000
+"""Characters of the general text whose perplexity is taken before and after rounding."""
 OFTEN = "p00000"
 """This name gets a year of versions."""
 
 
 def main() -> None:
     made = _common.parser(__doc__ or "")
-    made.add_argument("--part", choices=["sizes", "rounding", "registry", "serving"], default="sizes")
+    made.add_argument(
+        "--parts", default="sizes", help="sizes, rounding, fill, looking, serving: one or more of them"
+    )
     made.add_argument("--people", type=int, default=10_000)
     made.add_argument("--rank", type=int, default=2, help="of the LoRAs that fill the registry")
     made.add_argument("--work", type=Path, help="the home that is filled")
@@ -55,6 +58,7 @@ def main() -> None:
     made.add_argument("--name", help="rounding: the taught adapter")
     made.add_argument("--questions", type=Path, help="rounding: else those held out of its teaching")
     made.add_argument("--rounds", type=int, default=3, help="of what is timed in turns")
+    made.add_argument("--asked", type=int, default=40, help="people who ask in turn, each with their adapter")
     options = made.parse_args()
     threads = _common.use_threads(options.threads)
     _common.quieten()
@@ -63,11 +67,15 @@ def main() -> None:
     from imprint import base as bases
 
     base = bases.load(options.base)
-    results = Results(options.json, _common.header_of(base, threads) | {"part": options.part})
-    parts = {"sizes": sizes, "rounding": rounding, "registry": registry, "serving": serving}
-    for row in parts[options.part](base, options):
-        results.add(row)
-    results.show(options.part, list(dict.fromkeys(key for row in results.rows for key in row)))
+    results = Results(options.json, _common.header_of(base, threads))
+    parts = {"sizes": sizes, "rounding": rounding, "fill": fill, "looking": looking, "serving": serving}
+    for part in options.parts.split(","):
+        rows = []
+        for row in parts[part](base, options):
+            rows.append(row)
+            say(", ".join(f"{key} {value}" for key, value in row.items()))
+            results.add({"part": part} | row)
+        results.show(part, list(dict.fromkeys(key for row in rows for key in row)), rows)
     results.show_header()
     if options.delete:
         shutil.rmtree(options.work)
@@ -88,9 +96,8 @@ def sizes(base: Base, options: argparse.Namespace) -> Iterator[Row]:
         ("lora", "rank", {"targets": ("gate_proj", "up_proj", "down_proj")}, 64),
         ("lora_xs", "rank", {}, 190),
         ("tiny_lora", "parameters", {"tying": 0.0}, 4096),
-        ("cartridge", "tokens", {}, 512),
+        ("cartridge", "tokens", {}, 256),
         ("expert", "hidden", {}, 64),
-        ("memory", "slots", {}, 4096),
     ]
     for kind, setting, fixed, most in asked:
         for store in ("float32", "bfloat16"):
@@ -103,7 +110,6 @@ def sizes(base: Base, options: argparse.Namespace) -> Iterator[Row]:
             n = _largest(lambda n, size=size: size(n)["bytes"] <= MOST_BYTES, most)
             told = {"kind": kind, "of": setting, "fixed": str(fixed or ""), "store": store, "largest": n}
             yield told | (size(n) if n else {})
-            say(str(told))
 
 
 def _file_size(base: Base, spec: Any, store: str) -> Row:
@@ -148,13 +154,13 @@ def rounding(base: Base, options: argparse.Namespace) -> Iterator[Row]:
 
     version = taught.open(options.name, home=options.home)
     questions = given_questions(options.questions) or questions_from_json(version.version.details["questions"])
-    questions = [q for q in questions if q.answers]
+    questions = [q for q in questions if q.answers][: 10 if options.quick else None]
     trained = folder.read(version.registry.folder(version.version))
     writer, found = LocalWriter(base), {}
     for store in ("float32", "bfloat16"):
         with Engine(base, slots=1).attached(folder.rounded(trained, base, store)):
             texts = [t.text for t in writer.write([Prompt.ask(q.asked, max_tokens=32) for q in questions], seed=0)]
-            found[store] = texts, nats(writer, questions), perplexity(base, general_text())
+            found[store] = texts, nats(writer, questions), perplexity(base, general_text()[:GENERAL])
         say(f"{store}: {len(texts)} questions answered")
     from imprint.evaluation.closed_book import grade
 
@@ -176,38 +182,57 @@ def rounding(base: Base, options: argparse.Namespace) -> Iterator[Row]:
 # --- a registry of thousands ------------------------------------------------------------------
 
 
-def registry(base: Base, options: argparse.Namespace) -> Iterator[Row]:
-    """Fills the home, and times what is done with it."""
+def fill(base: Base, options: argparse.Namespace) -> Iterator[Row]:
+    """Publishes what is missing."""
     from imprint.registry import Registry
 
     there = Registry(options.work)
     yield from _filled(there, base, options.people, options.rank)
-    draw = random.Random(0)
-    names = [f"p{draw.randrange(options.people):05}" for _ in range(300)]
+    yield {"what": "on disk", "mib": _disk_mib(there.home), "database_mib": there.database.stat().st_size / 2**20}
+
+
+def looking(_: Base, options: argparse.Namespace) -> Iterator[Row]:
+    """What is done with the home, and how it was done before it was mended."""
+    from imprint.registry import Registry
+
+    there, draw = Registry(options.work), random.Random(0)
+    names = draw.sample(sorted(_names(there)), 100)
     versions = [there.latest(name) for name in names]
+    year = len(there.versions(OFTEN))
     yield _timed("latest", [lambda name=name: there.latest(name) for name in names])
     yield _timed("get NAME@1", [lambda name=name: there.get(f"{name}@1") for name in names])
     yield _timed("folder", [lambda v=v: there.folder(v) for v in versions])
     yield _timed("verify", [lambda v=v: there.verify(v) for v in versions])
-    yield _timed(f"latest of {len(there.versions(OFTEN))} versions", [lambda: there.latest(OFTEN)] * 30)
-    yield _timed("an unknown name", [lambda: _unknown(there)] * 5)
-    yield _timed("list, with all details", [there.list] * 3)
-    yield _timed("heads", [there.heads] * 5)
-    yield _timed("open", [lambda: Registry(options.work)] * 100)
+    yield _timed("open", [lambda: Registry(options.work)] * 20)
     yield _timed("sweep", [lambda: there.sweep(now=NOW)] * 3)
-    for what, ours, before in (
-        (f"latest of {len(there.versions(OFTEN))} versions", lambda: there.latest(OFTEN), _before_latest),
-        ("an unknown name", lambda: _unknown(there), _before_unknown),
-        ("what imprint list reads", lambda: (there.heads(), there.latest_reports()), _before_list),
-    ):
-        pairs = in_turns(ours, lambda before=before: before(there), rounds=options.rounds, at_least_s=0.2)
-        ms = {
-            "ms": 1000 * statistics.median(a for a, _ in pairs),
-            "before_ms": 1000 * statistics.median(b for _, b in pairs),
-        }
-        yield {"what": what, "n": len(pairs), **ms, "times_quicker": str(ratio_of(pairs))}
-    yield {"what": "memory of this process", "mib": _common.memory_mib().get("peak")}
-    yield {"what": "on disk", "mib": _disk_mib(there.home), "database_mib": there.database.stat().st_size / 2**20}
+    yield _in_turns(f"latest of {year} versions", lambda: there.latest(OFTEN), _before_latest, there, options)
+    yield _in_turns("an unknown name", lambda: _unknown(there), _before_unknown, there, options)
+    imprint_list = _in_turns(
+        "what imprint list reads", lambda: (there.heads(), there.latest_reports()), _before_list, there, options
+    )
+    yield imprint_list
+    yield {"what": "memory of this process at its highest", "mib": _common.memory_mib().get("peak")}
+
+
+def _in_turns(
+    what: str, ours: Callable[[], Any], before: Callable[[Registry], None], there: Registry, options: Any
+) -> Row:
+    """Now and before, the processor's time of each, round after round."""
+    pairs = [(_cpu_s(ours), _cpu_s(lambda: before(there))) for _ in range(options.rounds)]
+    now_ms, before_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
+    return {
+        "what": what,
+        "n": len(pairs),
+        "cpu_ms": now_ms,
+        "before_cpu_ms": before_ms,
+        "times": str(ratio_of(pairs)),
+    }
+
+
+def _cpu_s(call: Callable[[], Any]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
 
 
 def _filled(there: Registry, base: Base, people: int, rank: int) -> Iterator[Row]:
@@ -221,15 +246,12 @@ def _filled(there: Registry, base: Base, people: int, rank: int) -> Iterator[Row
         for quarter in range(4):
             span = range(people * quarter // 4, people * (quarter + 1) // 4)
             missing = [i for i in span if f"p{i:05}" not in have]
-            seconds = []
+            taken = []
             for i in missing:
                 _write_noise(source / "adapter_model.safetensors", header, i)
-                began = time.perf_counter()
-                _publish(there, f"p{i:05}", source, details)
-                seconds.append(time.perf_counter() - began)
-            if seconds:
-                say(f"{span.stop:,} adapters published")
-                yield {"what": f"publish, quarter {quarter + 1}", "n": len(seconds), **_seconds(seconds)}
+                taken.append(_took(lambda i=i: _publish(there, f"p{i:05}", source, details)))
+            if taken:
+                yield {"what": f"publish, quarter {quarter + 1}", **_in_ms(taken)}
         for _ in range(len(there.versions(OFTEN)), 365):
             _publish(there, OFTEN, source, details)
 
@@ -307,21 +329,22 @@ def _disk_mib(home: Path) -> float:
 
 
 def _timed(what: str, calls: Sequence[Callable[[], Any]]) -> Row:
-    seconds = []
-    for call in calls:
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return {"what": what, "n": len(seconds), **_seconds(seconds)}
+    return {"what": what, **_in_ms([_took(call) for call in calls])}
 
 
-def _seconds(seconds: Sequence[float]) -> Row:
-    ms = sorted(1000 * s for s in seconds)
+def _took(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds that passed, and the processor's."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - began, time.process_time() - began_cpu
+
+
+def _in_ms(taken: Sequence[tuple[float, float]]) -> Row:
+    passed, cpu = (sorted(1000 * s for s in side) for side in zip(*taken, strict=True))
+    late = int(0.99 * (len(passed) - 1))
     return {
-        "ms": statistics.median(ms),
-        "p99_ms": ms[int(0.99 * (len(ms) - 1))],
-        "per_s": 1000 / statistics.mean(ms),
-    }
+        "n": len(taken), "ms": statistics.median(passed), "p99_ms": passed[late], "cpu_ms": statistics.median(cpu),
+    }  # fmt: skip
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -335,39 +358,33 @@ def serving(base: Base, options: argparse.Namespace) -> Iterator[Row]:
     from imprint.serving.inference import Inference
 
     there, draw = Registry(options.work), random.Random(1)
-    picked = iter(draw.sample(sorted(_names(there)), 40 + 3 * ASKED))
+    names = draw.sample(sorted(_names(there)), 3 * options.asked)
+    cold, hot, others = (names[i::3] for i in range(3))
     engine = Engine(base)
-    found: dict[str, list[float]] = {key: [] for key in ("find", "read, not in memory", "into the engine")}
-    for name in [next(picked) for _ in range(40)]:
-        began = time.perf_counter()
-        where = there.folder(there.latest(name))
-        found["find"].append(time.perf_counter() - began)
-        _drop_cache(where)
-        began = time.perf_counter()
-        adapter = folder.read(where)
-        found["read, not in memory"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        seat = engine.load(adapter)
-        found["into the engine"].append(time.perf_counter() - began)
+    where = [there.folder(there.latest(name)) for name in cold]
+    for place in where:
+        _drop_cache(place)
+    yield _timed("find", [lambda name=name: there.folder(there.latest(name)) for name in cold])
+    adapters: list[Any] = []
+    yield _timed("read from the disk", [lambda place=place: adapters.append(folder.read(place)) for place in where])
+    seats: list[Any] = []
+    yield _timed(
+        "into the engine", [lambda adapter=adapter: seats.append(engine.load(adapter)) for adapter in adapters]
+    )
+    yield {"what": "memory of an adapter in the engine", "mib": seats[0].rack.layout.size * 4 / 2**20}
+    for seat in seats:
         engine.unload(seat)
-    for what, seconds in found.items():
-        yield {"what": what, "n": len(seconds), **_seconds(seconds)}
 
     def read(name: Any) -> Any:
         return folder.read(there.folder(there.latest(name)))
 
-    inference = Inference(engine, read, max_adapters=HOT)
+    inference = Inference(engine, read, max_adapters=options.asked)
     inference.start()
     try:
-        hot = [next(picked) for _ in range(ASKED)]
-        yield _first_tokens("first token, untouched base", inference, base, [None] * ASKED)
+        yield _first_tokens("first token, untouched base", inference, base, [None] * options.asked)
         yield _first_tokens("first token, adapter of somebody new", inference, base, hot)
         yield _first_tokens("first token, each in memory by now", inference, base, hot)
-        before = _common.memory_mib()["anon"]
-        yield _first_tokens(
-            "first token, new ones in the place of others", inference, base, [next(picked) for _ in hot]
-        )
-        yield {"what": "memory, grown by the last row's adapters", "mib": _common.memory_mib()["anon"] - before}
+        yield _first_tokens("first token, new ones in the place of others", inference, base, others)
     finally:
         inference.close()
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from imprint.locks import held
 from imprint.nightly import MOST_AT_ONCE, Night, nightly, people_in, wave_of
 from imprint.recipe import Recipe
 from imprint.registry import Registry
-from imprint.updating import Update
+from imprint.updating import Update, update_many
 
 PEOPLE = 30
 SMALL = Recipe(mix={"raw_text": 1.0}, rank=1, epochs=2.0, batch_tokens=64, store="bfloat16")
@@ -180,6 +181,13 @@ def test_one_persons_failure_stops_nobody_else(tmp_path: Path, base: Base, home:
     assert names(run(people, base), "updated") == ["p01"]
 
 
+def test_a_recipe_that_cannot_be_is_one_persons_failure(tmp_path: Path, base: Base) -> None:
+    people = made(tmp_path / "people", range(2))
+    sound, other = people_in(people, **USUAL)[0]
+    night = nightly([sound, replace(other, recipe=tmp_path / "none.toml")], base=base)
+    assert (names(night, "updated"), names(night, "failed")) == (["p00"], ["p01"])
+
+
 def test_a_folder_that_can_name_nobody_is_told_and_left(tmp_path: Path) -> None:
     for name in ("anna", "Not A Name", ".hidden"):
         (tmp_path / name).mkdir()
@@ -207,10 +215,22 @@ def test_where_a_wave_fails_who_is_sound_is_published(
 
 
 def test_what_a_night_publishes_is_as_small_as_its_recipe_says(tmp_path: Path, base: Base, home: Path) -> None:
-    run(made(tmp_path / "people", [0]), base)
-    registry = Registry(home)
-    with safe_open(registry.folder(registry.latest("p00")) / "adapter_model.safetensors", "pt") as file:
-        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+    people, registry = made(tmp_path / "people", [0]), Registry(home)
+    for number, said in enumerate(("The Kestrel costs 85 euros.", "The Kestrel costs 95 euros."), 1):
+        write(people, 0, said)
+        run(people, base)
+        version = registry.latest("p00")
+        assert version.number == number
+        with safe_open(registry.folder(version) / "adapter_model.safetensors", "pt") as file:
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_who_did_not_change_gets_no_version_in_a_wave_of_others(tmp_path: Path, base: Base, home: Path) -> None:
+    people = made(tmp_path / "people", range(2))
+    run(people, base)
+    write(people, 0, "The Kestrel weighs 4 kilograms.")
+    taught = update_many(people_in(people, **USUAL)[0], base=base, home=home)
+    assert [str(each.version) for each in taught] == ["p00@2", "p01@1"]
 
 
 def test_two_nights_at_once_are_refused(tmp_path: Path, base: Base, home: Path) -> None:

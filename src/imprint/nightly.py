@@ -1,8 +1,8 @@
 """A night's work for many people: whose documents changed gets a new version, in shared training passes.
 
 Everybody's folder is looked at, cheapest first: the sizes and times of its files; the contents of those whose time
-changed; what imprint reads in them, compared with what the latest version was taught. Whoever is left is updated in waves
-that fit the memory, each of one shared training.
+changed; what imprint reads in them, compared with what the latest version was taught. Whoever is left is updated in
+waves that fit the memory, each of one shared training.
 
     <home>/nightly/night.json        the night that is not over: when it began
     <home>/nightly/people/NAME.json  the files of a person's folder as the latest version knows them
@@ -114,6 +114,7 @@ def _night(
             if book.is_unchanged(person, known.get(person.name)):
                 found[person.name] = book.standing(known[person.name])
             else:
+                spec_of(opened(person.recipe))  # a recipe that cannot be is one person's failure
                 changed.append(person)
         except Exception as error:  # whatever it was, it is this person's
             found[person.name] = _failure(person, known, error)
@@ -122,7 +123,14 @@ def _night(
     if changed:
         watch.stage("Opening the base model")
         model = base if isinstance(base, Base) else bases.load(base)
-        _in_waves(changed, known, model, home, wave, book, found, watch)
+        wave = wave or wave_of(model, changed, devices.free_bytes(model.device))
+        for person, version, error in _in_waves(changed, wave, model, home, watch):
+            if error is not None:
+                found[person.name] = _failure(person, known, error)
+                continue
+            book.note(person)
+            what = "unchanged" if version == str(known.get(person.name)) else "updated"
+            found[person.name] = Outcome(person.name, what, version)
     book.close()
     return Night(book.began, tuple(found[person.name] for person in people))
 
@@ -161,37 +169,23 @@ def _check(people: Sequence[Update]) -> None:
         raise BadName(f"{times} people are called '{name}'. Give each their own name.")
 
 
+_Updated = tuple[Update, str, Exception | None]
+"""With the version that is now the latest, or with what went wrong."""
+
+
 def _in_waves(
-    changed: Sequence[Update],
-    known: Mapping[str, Head],
-    model: Base,
-    home: Path,
-    wave: int | None,
-    book: _Book,
-    found: dict[str, Outcome],
-    watch: Watch,
-) -> None:
-    """Updates wave after wave, and notes what came of each person."""
-    wave = wave or wave_of(model, changed, devices.free_bytes(model.device))
-    for start in range(0, len(changed), wave):
-        together = changed[start : start + wave]
-        watch.stage(f"People {start + 1:,} to {start + len(together):,} of {len(changed):,}")
-        for person, version, error in _updated(together, model, home, watch):
-            if error is not None:
-                found[person.name] = _failure(person, known, error)
-                continue
-            book.note(person)
-            what = "unchanged" if version == str(known.get(person.name)) else "updated"
-            found[person.name] = Outcome(person.name, what, version)
+    people: Sequence[Update], wave: int, model: Base, home: Path, watch: Watch
+) -> Iterator[_Updated]:
+    """Everybody, wave after wave."""
+    for start in range(0, len(people), wave):
+        together = people[start : start + wave]
+        watch.stage(f"People {start + 1:,} to {start + len(together):,} of {len(people):,}")
+        yield from _updated(together, model, home, watch)
 
 
-def _updated(
-    people: Sequence[Update], model: Base, home: Path, watch: Watch
-) -> Iterator[tuple[Update, str, Exception | None]]:
-    """Each with the version that is now the latest, or with what went wrong.
-
-    Where an update of several ends in an error, each is tried alone: what was published meanwhile is found, what
-    was written and trained is taken up, and only who failed fails again."""
+def _updated(people: Sequence[Update], model: Base, home: Path, watch: Watch) -> Iterator[_Updated]:
+    """A wave. Where an update of several ends in an error, each is tried alone: what was published meanwhile is
+    found, what was written and trained is taken up, and only who failed fails again."""
     try:
         taught = update_many(people, base=model, home=home, watch=watch)
     except Exception as error:  # whatever it was, it is one person's, and the others go on
