@@ -223,6 +223,7 @@ def test_what_a_night_publishes_is_as_small_as_its_recipe_says(tmp_path: Path, b
         assert version.number == number
         with safe_open(registry.folder(version) / "adapter_model.safetensors", "pt") as file:
             assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+    assert not list((home / "runs").rglob("*.safetensors"))  # the registry has them
 
 
 def test_who_did_not_change_gets_no_version_in_a_wave_of_others(tmp_path: Path, base: Base, home: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -314,7 +313,7 @@ class Next:
             version = self.registry.publish_shards(self.name, places, **told)
         for part in self.parts:
             if part.run is not None:
-                shutil.rmtree(part.run.checkpoint, ignore_errors=True)
+                part.run.drop_trained()
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
 

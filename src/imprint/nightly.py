@@ -173,9 +173,7 @@ _Updated = tuple[Update, str, Exception | None]
 """With the version that is now the latest, or with what went wrong."""
 
 
-def _in_waves(
-    people: Sequence[Update], wave: int, model: Base, home: Path, watch: Watch
-) -> Iterator[_Updated]:
+def _in_waves(people: Sequence[Update], wave: int, model: Base, home: Path, watch: Watch) -> Iterator[_Updated]:
     """Everybody, wave after wave."""
     for start in range(0, len(people), wave):
         together = people[start : start + wave]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -377,7 +376,7 @@ class _Teaching:
             now=clock.now(),
         )
         self.run.write("done", {"version": str(version)})
-        shutil.rmtree(self.run.checkpoint, ignore_errors=True)
+        self.run.drop_trained()
         self.watch.say(f"Published {version}.")
         self.watch.say(beside(version.details["plan_and_actual"]))
         self.taught = Taught(version, self.registry, self.home, engine.base)

@@ -26,7 +26,7 @@ def nightly(
         typer.Option(
             metavar="FILE",
             help="A TOML file instead: a section \\[\\[person]] for each, with name, path, and where wanted "
-            "budget, recipe, way, seed, questions, personal. What is said here is said for those without their own.",
+            "budget, recipe, way, seed, questions, personal. What is said here is for those without their own.",
         ),
     ] = None,
     base: BaseName = None,
