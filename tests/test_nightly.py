@@ -22,6 +22,7 @@ from imprint import base as bases
 from imprint import nightly as nights
 from imprint.base import Base
 from imprint.errors import BadInput, BadName, Diverged
+from imprint.forgetting import forget
 from imprint.interfaces import cli, job_file
 from imprint.locks import held
 from imprint.nightly import MOST_AT_ONCE, Night, nightly, people_in, wave_of
@@ -159,6 +160,21 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, base: Base) -
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size
     assert names(run(people, base), "updated") == ["p01"]
+
+
+def test_what_was_forgotten_is_not_taught_again_from_a_folder_that_kept_it(
+    tmp_path: Path, base: Base, home: Path
+) -> None:
+    people = made(tmp_path / "people", range(2))
+    (people / "p00" / "salary.md").write_text("Anna earns 4,000 euros.", "utf-8")
+    run(people, base)
+    forget("p00", document="salary.md", base=base, home=home, control=False)
+    assert run(people, base).summary() == "0 updated, 2 unchanged, 0 failed"
+    write(people, 0, "The Kestrel weighs 4 kilograms.")
+    (failed,) = run(people, base).of("failed")
+    assert "still holds what was to be forgotten: salary.md" in failed.reason
+    (people / "p00" / "salary.md").unlink()
+    assert names(run(people, base), "updated") == ["p00"]
 
 
 def test_new_people_are_taught_and_removed_adapters_are_taught_again(tmp_path: Path, base: Base, home: Path) -> None:

@@ -27,6 +27,7 @@ from imprint import clock, devices, documents, locks
 from imprint.adapters.folder import layout_of
 from imprint.base import Base
 from imprint.continual.changes import compare
+from imprint.continual.tombstones import Target
 from imprint.corpus import Corpus
 from imprint.errors import BadInput, BadName, ImprintError
 from imprint.home import home_folder
@@ -220,7 +221,7 @@ class _Book:
     """What is known of everybody's folders, and of the night that is not over."""
 
     def __init__(self, home: Path, now: str) -> None:
-        self._home, self._folder = home, RunFolder(home / "nightly")
+        self._home, self._folder, self._registry = home, RunFolder(home / "nightly"), Registry(home)
         kept = self._folder.read("night")
         self.began: str = kept["began"] if kept else now
         self._folder.write("night", {"began": self.began})
@@ -235,10 +236,21 @@ class _Book:
             if now != known:
                 self.note(person)
             return True
-        if latest is None or not self._says_the_same(documents.load(person.path).documents, latest):
+        there = documents.load(person.path).documents
+        self._refuse_forgotten(person.name, there)
+        if latest is None or not self._says_the_same(there, latest):
             return False
         self.note(person)
         return True
+
+    def _refuse_forgotten(self, name: str, there: Sequence[Document]) -> None:
+        """Nobody watches at night: what was to be forgotten must not be taught again from a folder that kept it."""
+        gone = {id for tombstone in self._registry.tombstones(name) for id in Target.of(tombstone.body).touched}
+        if back := [document.source for document in there if document.id in gone]:
+            raise BadInput(
+                f"The folder of {name} still holds what was to be forgotten: {', '.join(back[:5])}. Take it out, or "
+                f"change what it says; to teach it again: imprint update {name} PATH."
+            )
 
     def _says_the_same(self, now: Sequence[Document], latest: Head) -> bool:
         """Whether an update would find nothing to do: documents of other owners are in no folder."""
