@@ -248,8 +248,8 @@ class _Book:
         gone = {id for tombstone in self._registry.tombstones(name) for id in Target.of(tombstone.body).touched}
         if back := [document.source for document in there if document.id in gone]:
             raise BadInput(
-                f"The folder of {name} still holds what was to be forgotten: {', '.join(back[:5])}. Take it out, or "
-                f"change what it says; to teach it again: imprint update {name} PATH."
+                f"The folder of {name} still holds what was to be forgotten: {', '.join(back[:5])}. Take it out. "
+                f"To teach it again all the same: imprint update {name} PATH."
             )
 
     def _says_the_same(self, now: Sequence[Document], latest: Head) -> bool:
