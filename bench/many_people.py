@@ -144,7 +144,7 @@ def rounding(base: Base, options: argparse.Namespace) -> Iterator[Row]:
     from imprint import taught
     from imprint.adapters import folder
     from imprint.engine import Engine
-    from imprint.evaluation.closed_book import interval
+    from imprint.evaluation.closed_book import grade, interval
     from imprint.evaluation.examination import nats
     from imprint.evaluation.forgetting import general_text, perplexity, perplexity_ratio
     from imprint.evaluation.questions import given_questions
@@ -162,8 +162,6 @@ def rounding(base: Base, options: argparse.Namespace) -> Iterator[Row]:
             texts = [t.text for t in writer.write([Prompt.ask(q.asked, max_tokens=32) for q in questions], seed=0)]
             found[store] = texts, nats(writer, questions), perplexity(base, general_text()[:GENERAL])
         say(f"{store}: {len(texts)} questions answered")
-    from imprint.evaluation.closed_book import grade
-
     before = found["float32"]
     for store, (texts, lost, general) in found.items():
         right = [grade(q, t).contains for q, t in zip(questions, texts, strict=True)]
@@ -207,10 +205,9 @@ def looking(_: Base, options: argparse.Namespace) -> Iterator[Row]:
     yield _timed("sweep", [lambda: there.sweep(now=NOW)] * 3)
     yield _in_turns(f"latest of {year} versions", lambda: there.latest(OFTEN), _before_latest, there, options)
     yield _in_turns("an unknown name", lambda: _unknown(there), _before_unknown, there, options)
-    imprint_list = _in_turns(
+    yield _in_turns(
         "what imprint list reads", lambda: (there.heads(), there.latest_reports()), _before_list, there, options
     )
-    yield imprint_list
     yield {"what": "memory of this process at its highest", "mib": _common.memory_mib().get("peak")}
 
 

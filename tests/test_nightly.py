@@ -250,6 +250,17 @@ def test_who_did_not_change_gets_no_version_in_a_wave_of_others(tmp_path: Path, 
     assert [str(each.version) for each in taught] == ["p00@2", "p01@1"]
 
 
+def test_of_who_is_updated_only_the_newest_versions_stay(tmp_path: Path, base: Base, home: Path) -> None:
+    people, registry = made(tmp_path / "people", [0]), Registry(home)
+    for kilograms in (3, 4, 5):
+        write(people, 0, f"The Kestrel weighs {kilograms} kilograms.")
+        run(people, base, keep=2)
+    assert [version.number for version in registry.versions("p00")] == [2, 3]
+    for version in registry.versions("p00"):
+        registry.verify(version)
+    assert len(list((home / "adapters").iterdir())) == 2
+
+
 def test_two_nights_at_once_are_refused(tmp_path: Path, base: Base, home: Path) -> None:
     people = made(tmp_path / "people", [0])
     lock = held(home / "nightly" / "lock")

@@ -85,28 +85,40 @@ def nightly(
     *,
     base: str | Base | None = None,
     wave: int | None = None,
+    keep: int | None = None,
     home: Path | None = None,
     watch: Watch = SILENT,
     began: str | None = None,
 ) -> Night:
     """Updates everybody whose folder has new or changed documents, and teaches those who have no version yet.
 
-    `wave`: people trained together; None takes as many as fit into half of the free memory. `began`: the time,
-    UTC; None is now. One person's failure is told in the outcome and stops nobody else. Raises BadName where two
-    have one name, BadInput where another process is at it, and NoSuchBase, before anything is spent."""
+    `wave`: people trained together; None takes as many as fit into half of the free memory. `keep`: versions that
+    stay of who is updated, the newest ones; None keeps all. `began`: the time, UTC; None is now.
+
+    One person's failure is told in the outcome and stops nobody else. Raises BadName where two have one name,
+    BadInput where another process is at it, and NoSuchBase, before anything is spent."""
     _check(people)
+    if keep is not None and keep < 1:
+        raise BadInput(f"At least the newest version of everybody stays; got keep = {keep}.")
     home = home or home_folder()
     lock = locks.held(home / "nightly" / "lock")
     if lock is None:
         raise BadInput(f"Another process is at a night's work in {home}. Wait for its end.")
     with lock:
-        return _night(people, base, wave, home, watch, _Book(home, began or clock.now()))
+        return _night(people, base, wave, keep, home, watch, _Book(home, began or clock.now()))
 
 
 def _night(
-    people: Sequence[Update], base: str | Base | None, wave: int | None, home: Path, watch: Watch, book: _Book
+    people: Sequence[Update],
+    base: str | Base | None,
+    wave: int | None,
+    keep: int | None,
+    home: Path,
+    watch: Watch,
+    book: _Book,
 ) -> Night:
-    known = {head.name: head for head in Registry(home).heads()}
+    registry = Registry(home)
+    known = {head.name: head for head in registry.heads()}
     found: dict[str, Outcome] = {}
     changed: list[Update] = []
     watch.stage("Looking at everybody's documents")
@@ -132,6 +144,9 @@ def _night(
             book.note(person)
             what = "unchanged" if version == str(known.get(person.name)) else "updated"
             found[person.name] = Outcome(person.name, what, version)
+            if keep is not None:
+                for old in registry.versions(person.name)[:-keep]:
+                    registry.remove(str(old))
     book.close()
     return Night(book.began, tuple(found[person.name] for person in people))
 

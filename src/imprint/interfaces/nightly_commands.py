@@ -44,6 +44,10 @@ def nightly(
         int | None,
         typer.Option(min=1, metavar="N", help="People trained together; else as many as half the memory holds."),
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Versions that stay of who is updated, the newest ones; else all."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Update everybody whose documents changed, in shared training passes.
@@ -60,7 +64,7 @@ def nightly(
     usual: dict[str, Any] = {"budget": budget, "recipe": recipe, "way": way, "seed": seed}
     people, unfit = _people(folder, jobs, {key: value for key, value in usual.items() if value is not None})
     with watching(stderr()) as watch:
-        night = nights.nightly(people, base=base, wave=wave, watch=watch)
+        night = nights.nightly(people, base=base, wave=wave, keep=keep, watch=watch)
     night = replace(night, outcomes=(*night.outcomes, *unfit))
     _tell(night, as_json)
     if night.of("failed"):
