@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from imprint import clock, documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import manifest
+from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
@@ -34,6 +36,7 @@ from imprint.training.service import Service, Ticket
 from imprint.training.sft import Progress
 from imprint.types import Passage, content_hash
 from imprint.watch import SILENT, Watch
+from imprint.writers.local import LocalWriter
 
 DEFAULT_BUDGET = "10min"
 
@@ -302,9 +305,14 @@ class _Teaching:
             except NoSuchAdapter:
                 pass  # removed since; publish it again
         passages = self.passages(model)
+        settled = verdicts(
+            passages, self.corpus.documents, self.since, self.recipe, LocalWriter(model), seed=lesson.seed
+        )
+        settled.tell(self.watch)
         self._prepared = prepare(
             self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch,
-            since=self.since,
+            since=self.since, silent=settled.silent,
+            more=functools.partial(settled.examples, passages, seed=lesson.seed),
         )  # fmt: skip
 
     @property
