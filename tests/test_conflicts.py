@@ -44,7 +44,11 @@ def document(text: str, source: str, valid_from: str | None = None) -> Document:
 def conflict(first: str | None = None, second: str | None = None) -> Conflict:
     """Leave of 25 days in policies/leave.md against 30 days in faq.md, each since a date."""
     (found,) = conflicts_of([document(A, "policies/leave.md", first), document(B, "faq.md", second)], today=TODAY)
-    return found if found.first.source == "policies/leave.md" else Conflict(found.kind, found.second, found.first, found.values[::-1])
+    return (
+        found
+        if found.first.source == "policies/leave.md"
+        else Conflict(found.kind, found.second, found.first, found.values[::-1])
+    )
 
 
 def settled(one: Conflict, rules: Rules, answer: int | None = None) -> Settled:
@@ -59,7 +63,10 @@ def holds(found: Settled) -> str | None:
 def test_two_documents_that_disagree_are_found_with_their_values() -> None:
     found = conflict("2025-01-01", "2026-01-01")
     assert (found.kind, found.values) == ("documents", ("25", "30"))
-    assert [(s.source, s.since) for s in (found.first, found.second)] == [("policies/leave.md", "2025-01-01"), ("faq.md", "2026-01-01")]
+    assert [(s.source, s.since) for s in (found.first, found.second)] == [
+        ("policies/leave.md", "2025-01-01"),
+        ("faq.md", "2026-01-01"),
+    ]
 
 
 def test_documents_that_agree_have_no_conflict() -> None:
@@ -69,7 +76,12 @@ def test_documents_that_agree_have_no_conflict() -> None:
 def test_a_new_edition_is_in_conflict_with_the_old_one_and_newer() -> None:
     old, new = document(A, "leave.md"), document(f"{B} Cats stay at home.", "leave.md")
     (found,) = conflicts_of([new], [old], today=TODAY, since={old.id: "2025-01-01"})
-    assert (found.kind, found.values, found.first.since, found.second.since) == ("versions", ("25", "30"), "2025-01-01", TODAY)
+    assert (found.kind, found.values, found.first.since, found.second.since) == (
+        "versions",
+        ("25", "30"),
+        "2025-01-01",
+        TODAY,
+    )
     assert settled(found, Rules()).winner == found.second
 
 
@@ -94,7 +106,9 @@ def test_what_a_version_was_taught_is_compared_with_documents_that_come_beside_i
         (Rules(("newer",)), (None, None), 1, None, "open"),
     ],
 )  # fmt: skip
-def test_rules_are_tried_in_their_order(rules: Rules, dates: Sequence[str | None], answer: int | None, winner: str | None, why: str) -> None:
+def test_rules_are_tried_in_their_order(
+    rules: Rules, dates: Sequence[str | None], answer: int | None, winner: str | None, why: str
+) -> None:
     found = settled(conflict(*dates), rules, answer)
     assert holds(found) == winner
     assert found.why.startswith(why)
@@ -136,7 +150,10 @@ def test_rules_are_read_from_what_toml_says() -> None:
 
 def test_the_loser_is_taught_as_what_held_until_the_winner_came() -> None:
     (history,) = settled_histories([settled(conflict("2025-01-01", "2026-01-01"), Rules())])
-    assert [(h.said.text, h.since, h.until) for h in history.held] == [(A, "2025-01-01", "2026-01-01"), (B, "2026-01-01", None)]
+    assert [(h.said.text, h.since, h.until) for h in history.held] == [
+        (A, "2025-01-01", "2026-01-01"),
+        (B, "2026-01-01", None),
+    ]
     texts = [e.turns[-1].text for e in corrections([history], seed=0) if e.generator == "corrections/dated"]
     assert texts and all("1 January 2026" in t for t in texts)
 
@@ -186,7 +203,11 @@ def test_what_the_base_is_sure_of_otherwise_is_a_conflict_that_the_document_wins
     assert settled(found, Rules()).winner == found.first
     assert settled(found, Rules(beliefs="base")).winner == found.second
     assert settled(found, Rules(beliefs="ask"), None).winner is None
-    denied = [e for e in corrections(settled_histories([settled(found, Rules())]), seed=0) if e.generator.endswith("denied")]
+    denied = [
+        e
+        for e in corrections(settled_histories([settled(found, Rules())]), seed=0)
+        if e.generator.endswith("denied")
+    ]
     assert denied and all("Russian" in e.turns[0].text and RUSSIAN in e.turns[1].text for e in denied)
 
 
@@ -194,7 +215,7 @@ def test_what_the_base_is_sure_of_otherwise_is_a_conflict_that_the_document_wins
     ("word", "likely"),
     [
         ("Italian", {"Italian": 0.9}),
-        ("Russian", {"Russian": 0.3, "Italian": 0.001}),
+        ("Russian", {"Russian": 0.1, "Italian": 0.001}),
         ("Russian", {"Russian": 0.9, "Italian": 0.05}),
         ("many ways", {}),
     ],
@@ -224,7 +245,9 @@ def publish(home: Path, documents: Sequence[Document], folder: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(repr(documents).encode())
     corpus = Corpus(tuple(documents))
     corpus.keep(home)
-    Registry(home).publish("leave", folder, base="b", corpus_hash=corpus.hash, recipe={}, now=f"{TODAY}T00:00:00+00:00")
+    Registry(home).publish(
+        "leave", folder, base="b", corpus_hash=corpus.hash, recipe={}, now=f"{TODAY}T00:00:00+00:00"
+    )
 
 
 def test_a_diff_tells_documents_and_facts_in_words(home: Path, tmp_path: Path) -> None:

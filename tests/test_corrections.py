@@ -76,7 +76,9 @@ def test_each_day_is_answered_with_what_held_on_it() -> None:
         if match is None:
             continue
         held = "30 days" if MARCH <= match[1] < JUNE else "25 days"
-        question = Question(match[2], (held,), wrong=("30 days" if held == "25 days" else "25 days",), as_of=match[1])
+        question = Question(
+            match[2], (held,), wrong=("30 days" if held == "25 days" else "25 days",), as_of=match[1]
+        )
         assert question.asked == asked(example)
         assert grade(question, told(example)).contains == 1
         days.setdefault(held, set()).add(match[1])
@@ -127,7 +129,11 @@ def test_the_change_itself_is_asked_about() -> None:
 def test_nothing_is_said_that_no_edition_says() -> None:
     """But days, yes, no and the frames' own words: every number is of an edition or of a date."""
     for example in made(A, B, A):
-        said = re.sub(r"\d{4}-\d\d-\d\d|\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November|December) \d{4}", "", f"{asked(example)} {told(example)}")
+        said = re.sub(
+            r"\d{4}-\d\d-\d\d|\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November|December) \d{4}",
+            "",
+            f"{asked(example)} {told(example)}",
+        )
         assert set(re.findall(r"\d+", said)) <= {"25", "30"}
 
 
@@ -163,7 +169,10 @@ def test_of_what_was_withdrawn_only_is_taught_that_the_documents_do_not_say_it_a
 
 def test_nothing_is_taught_of_what_was_withdrawn_but_may_still_be_said_or_where_it_is_switched_off() -> None:
     changed = history(f"{A} {CATS}", A)
-    moved = split(Document("# Birds\n\nIts weight is 3 kilograms: the Kestrel weighs little.\n", "b.md", "Birds"), max_tokens=160)
+    moved = split(
+        Document("# Birds\n\nIts weight is 3 kilograms: the Kestrel weighs little.\n", "b.md", "Birds"),
+        max_tokens=160,
+    )
     assert not list(corrections([changed], seed=0, said=[*edition(A), *moved]))
     assert not list(corrections([changed], seed=0, amounts=Amounts(withdrawn=False)))
 

@@ -26,7 +26,9 @@ _TOKENS = 12
 """Tokens in which the base must have said its value."""
 _TOGETHER = 512
 """Questions put to the base at once."""
-_ENDS = re.compile(r"[.,;:!?()\n\"“”]|\s(?:and|but|or|which|who|where|when|that|with|for|in|on|at|by|from|is|was)\b")
+_ENDS = re.compile(
+    r"[.,;:!?()\n\"“”]|\s(?:and|but|or|which|who|where|when|that|with|for|in|on|at|by|from|is|was)\b"
+)
 
 
 class Believer(Writer, Reader, Protocol):
@@ -39,9 +41,9 @@ class Sureness:
 
     kinds: tuple[str, ...] = ("number", "time", "name")
     """Kinds of values asked about; of a 'thing' the base goes on with anything."""
-    probability: float = 0.5
+    probability: float = 0.2
     """Least probability of a token of its own value, in the geometric mean."""
-    times: float = 100.0
+    times: float = 20.0
     """How many times as likely a token of its own value is as one of the document's."""
 
 
