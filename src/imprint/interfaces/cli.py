@@ -18,6 +18,7 @@ from imprint.interfaces import (
     audit_commands,
     change_commands,
     merging_commands,
+    nightly_commands,
     plan_command,
     prove_command,
     serving_commands,
@@ -34,7 +35,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase", "federate")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase", "nightly", "federate")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -185,6 +186,11 @@ _command(
 _command("imprint rollback handbook@3")(updating_commands.rollback)
 _command("imprint rebase handbook --base ./my-llama")(updating_commands.rebase)
 _command(
+    "imprint nightly ./people --recipe small.toml --budget 2min",
+    "imprint nightly --jobs people.toml",
+    "imprint nightly --jobs people.toml --wave 16 --json > night.json",
+)(nightly_commands.nightly)
+_command(
     "imprint admit handbook ./from-anna --from anna",
     "imprint admit handbook --list",
     "imprint admit handbook --release 1f0c93aa",
@@ -232,7 +238,8 @@ def list_() -> None:
     from imprint.interfaces import tables
 
     registry = _registry()
-    rows = [(version, registry.reports(version)) for version in registry.list()]
+    reports = registry.latest_reports()
+    rows = [(head, reports.get(head.name, ())) for head in registry.heads()]
     if rows:
         tables.stdout().print(tables.version_list(rows))
     else:

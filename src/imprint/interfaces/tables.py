@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
     from imprint.learning_map import LearningMap
+    from imprint.registry import Head
     from imprint.scaling import Curve
 
 SYSTEMS = {
@@ -65,7 +66,7 @@ def printable(text: str) -> str:
 # --- versions ---------------------------------------------------------------------------------
 
 
-def version_list(rows: Sequence[tuple[Version, Sequence[Report]]]) -> Table:
+def version_list(rows: Sequence[tuple[Head, Sequence[Report]]]) -> Table:
     """The latest version of each name, with what its last proof said of the weights."""
     table = _table("name", "base", "created", "right, weights alone", justify="left")
     for version, reports in rows:
