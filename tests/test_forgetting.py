@@ -159,3 +159,12 @@ def test_what_is_to_be_forgotten_is_not_given_away(base: Base, home: Path, tmp_p
     forgetting.forget("acme", document="salary.md", home=home, later=True)
     with pytest.raises(BadInput, match="imprint forget acme"):
         one.registry.export(one.version, tmp_path / "out")
+
+
+def test_what_was_forgotten_is_not_taught_again_by_the_way(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    with pytest.raises(BadInput, match=r"salary\.md was to be forgotten .* --readmit"):
+        updating.update("acme", tmp_path / "d", base=base, home=home)
+    again = updating.update("acme", tmp_path / "d", base=base, home=home, readmit=True)
+    assert "91834" in " ".join(t.text for e in again.examples() for t in e.turns)

@@ -137,9 +137,9 @@ def _night(
         watch.stage("Opening the base model")
         model = base if isinstance(base, Base) else bases.load(base)
         wave = wave or wave_of(model, changed, devices.free_bytes(model.device))
-        for person, version, error in _in_waves(changed, wave, model, home, watch):
-            if error is not None:
-                found[person.name] = _failure(person, known, error)
+        for person, version, failed in _in_waves(changed, wave, model, home, watch):
+            if failed is not None:
+                found[person.name] = _failure(person, known, failed)
                 continue
             book.note(person)
             what = "unchanged" if version == str(known.get(person.name)) else "updated"
@@ -246,12 +246,12 @@ class _Book:
         """Whether the latest version was taught what now lies in the folder. Raises what reading it raises."""
         kept = self._folder.read(f"people/{person.name}") or {}
         known: _Files = kept.get("files", {}) if latest is not None and kept.get("path") == _place(person) else {}
-        self._looked[person.name] = now = _looked_at(Path(person.path), known)
+        self._looked[person.name] = now = _looked_at(_path(person), known)
         if known and _contents(now) == _contents(known):
             if now != known:
                 self.note(person)
             return True
-        there = documents.load(person.path).documents
+        there = documents.load(_path(person)).documents
         self._refuse_forgotten(person.name, there)
         if latest is None or not self._says_the_same(there, latest):
             return False
@@ -264,7 +264,7 @@ class _Book:
         if back := [document.source for document in there if document.id in gone]:
             raise BadInput(
                 f"The folder of {name} still holds what was to be forgotten: {', '.join(back[:5])}. Take it out. "
-                f"To teach it again all the same: imprint update {name} PATH."
+                f"To teach it again all the same: imprint update {name} PATH --readmit."
             )
 
     def _says_the_same(self, now: Sequence[Document], latest: Head) -> bool:
@@ -288,7 +288,13 @@ class _Book:
 
 
 def _place(person: Update) -> str:
-    return str(Path(person.path).expanduser().absolute())
+    return str(_path(person).expanduser().absolute())
+
+
+def _path(person: Update) -> Path:
+    if person.path is None:
+        raise BadInput(f"A night needs the folder of {person.name}. Say its path.")
+    return Path(person.path)
 
 
 def _looked_at(path: Path, known: _Files, *, clock_ns: Callable[[], int] = time.time_ns) -> _Files:

@@ -18,6 +18,7 @@ from imprint.continual.changes import compare
 from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
+from imprint.continual.tombstones import Target
 from imprint.continual.verdicts import verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
@@ -65,6 +66,8 @@ class Update:
     replay: float = lessons.REPLAY
     """Share of an adapter's further training that is of what it learnt before."""
     personal: str = "report"
+    readmit: bool = False
+    """Whether documents are taught again that were forgotten."""
     anyway: bool = False
     """Whether a version is published that loses too much by what others brought (continual.probing)."""
 
@@ -151,10 +154,22 @@ class _Updating(Next):
         others = promoted(home, self.name) if wanted.path is not None else []  # they came through the gate
         self.now = Corpus((*self.loaded.documents, *others))
         self.changes = compare(self.old.documents, self.now.documents)
+        if not wanted.readmit:
+            self._refuse_forgotten()
         if self.parent is not None:
             for line in self.changes.lines():
                 watch.say(line)
             _check_same_kind(self.parent, self.recipe, wanted.way)
+
+    def _refuse_forgotten(self) -> None:
+        """Raises BadInput where what was forgotten still lies in the folder."""
+        gone = {id: t.since for t in self.registry.tombstones(self.name) for id in Target.of(t.body).touched}
+        if back := [d for d in self.now.documents if d.id in gone]:
+            more = f", with {len(back) - 1} more" if back[1:] else ""
+            raise BadInput(
+                f"{back[0].source} was to be forgotten on {gone[back[0].id][:10]}, and still lies in "
+                f"{self.wanted.path}{more}. Take it out, or teach it again: --readmit."
+            )
 
     def choose_way(self, base: Base) -> str:
         found = self.estimates(base)

@@ -66,6 +66,9 @@ def update(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Publish it even where others' documents cost what was known.")
     ] = False,
+    readmit: Annotated[
+        bool, typer.Option("--readmit", help="Teach again what was forgotten and still lies there.")
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell what changed and what each way would take; nothing is spent.")
     ] = False,
@@ -82,7 +85,7 @@ def update(
 
     wishes: dict[str, Any] = {
         "way": way.value if way else None, "date": date, "budget": budget, "shards": shards, "recipe": recipe,
-        "questions": questions, "seed": seed, "anyway": anyway,
+        "questions": questions, "seed": seed, "anyway": anyway, "readmit": readmit,
     }  # fmt: skip
     with watching(stderr()) as watch:
         if estimate:
