@@ -34,14 +34,14 @@ class Corpus:
 
     def keep(self, home: Path) -> None:
         """Writes the documents into the home folder, under their hash."""
-        file = _file(home, self.hash)
+        file = file_of(home, self.hash)
         if not file.exists():
             write_whole(file, (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in self.documents))
 
     @staticmethod
     def kept(home: Path, corpus_hash: str) -> Corpus | None:
         """The documents kept under this hash; None where they are not (an imported adapter's)."""
-        file = _file(home, corpus_hash)
+        file = file_of(home, corpus_hash)
         if not corpus_hash or not file.exists():
             return None
         with open(file, encoding="utf-8") as lines:
@@ -56,5 +56,6 @@ def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage]
     return kept, set_aside(split, kept)
 
 
-def _file(home: Path, corpus_hash: str) -> Path:
+def file_of(home: Path, corpus_hash: str) -> Path:
+    """Where the documents of this hash are kept, or would be."""
     return home / "corpora" / f"{content_hash(corpus_hash)}.jsonl"

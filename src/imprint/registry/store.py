@@ -33,6 +33,7 @@ _RETRY_S = 0.02
 # The method `list` hides the builtin from the annotations of its class.
 Versions = list[Version]
 Reports = list[Report]
+References = list[str]
 
 
 class Registry:
@@ -129,6 +130,35 @@ class Registry:
     def verify(self, version: Version) -> None:
         """Raises BrokenStore, naming the file, where this version's files are not as published."""
         files.verify(self.home, version.adapter_hash)
+
+    # --- keeping house ------------------------------------------------------------------------
+
+    def references(self) -> References:
+        """'handbook@3' of every version, by name and number. Their rows are not read, so that a broken one can
+        be told from its neighbours."""
+        with self._reading() as db:
+            rows = db.execute("SELECT name, number FROM versions ORDER BY name, number")
+            return [f"{name}@{number}" for name, number in rows]
+
+    def check(self) -> None:
+        """Raises BrokenStore where the database's own pages, indexes or references do not agree."""
+        with _opened(self.database) as db:
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+            found += [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in db.execute("PRAGMA foreign_key_check")]
+        if found:
+            raise BrokenStore(
+                f"The registry {self.database} is damaged: {'; '.join(found)[:500]}. Restore it from a backup; the "
+                f"adapters' files beside it are not touched."
+            )
+
+    def snapshot(self, target: Path) -> None:
+        """Writes the database as it is at this moment into a new file, whatever others write meanwhile.
+
+        What was deleted is not in it: rows are copied, not pages."""
+        with _opened(self.database) as db:
+            db.execute("VACUUM INTO ?", [str(target)])
+        with _opened(target) as db:
+            _use_wal(db)
 
     # --- taking away and out ------------------------------------------------------------------
 
