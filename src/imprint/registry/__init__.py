@@ -7,6 +7,6 @@
 """
 
 from imprint.registry.names import check_name
-from imprint.registry.store import Registry
+from imprint.registry.store import Registry, Tombstone
 
-__all__ = ["Registry", "check_name"]
+__all__ = ["Registry", "Tombstone", "check_name"]

@@ -31,6 +31,8 @@ from imprint.registry.records import loads
 
 SUMS = "SHA256SUMS"
 EXPORT_RECORD = "imprint.json"
+SHARDS = "shards.json"
+"""The only file of a version that is made of several adapters: their addresses."""
 TAKEN = (".safetensors", ".json", ".jsonl", ".md", ".txt", ".toml")
 PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt")
 

@@ -10,10 +10,12 @@ So a crash leaves at worst files that no version speaks of, which `sweep` takes 
 from __future__ import annotations
 
 import functools
+import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -33,6 +35,26 @@ _RETRY_S = 0.02
 # The method `list` hides the builtin from the annotations of its class.
 Versions = list[Version]
 Reports = list[Report]
+Paths = list[Path]
+Addresses = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Something that is to be forgotten, or was."""
+
+    id: int
+    name: str
+    """Of the adapter."""
+    since: str
+    """ISO 8601, UTC: when it was asked for."""
+    ended: str | None
+    """When nothing of it was left; None while it is only withheld."""
+    body: Mapping[str, Any]
+    """What it is (continual.tombstones); JSON values."""
+
+
+Tombstones = list[Tombstone]
 References = list[str]
 
 
@@ -69,6 +91,42 @@ class Registry:
         names.check_name(name)
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
         return self._publish(draft, files.plain_files(Path(folder)))
+
+    def publish_shards(
+        self,
+        name: str,
+        shards: Sequence[Path | str],
+        *,
+        base: str,
+        corpus_hash: str,
+        recipe: Mapping[str, Any],
+        parent: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        now: str,
+    ) -> Version:
+        """The next version of this name, made of several adapters: folders, and addresses of such as are here
+        already (of another version), which are not copied.
+
+        Visible as a whole or not at all."""
+        names.check_name(name)
+        if len(shards) < 2:
+            raise BadInput("A version of shards has two or more of them. Publish a single adapter by itself.")
+        put = [s if isinstance(s, str) else files.put(self.home, files.plain_files(s)) for s in shards]
+        listing = json.dumps({"shards": put}, indent=1) + "\n"
+        draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
+        return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put)
+
+    def again(self, version: Version, *, details: Mapping[str, Any], now: str) -> Version:
+        """The next version of its name with the very files, documents and reports of this one, and its details with
+        others put in."""
+        with self._reading() as db:
+            there = _find(db, version.name, version.number)
+            reports, shards = _reports(db, there), _shards(db, there)
+        latest = self.latest(version.name).number
+        draft = replace(there, parent=latest, created_at=now, details={**there.details, **details})
+        source = files.plain_files(files.path(self.home, there.adapter_hash))
+        del source[files.SUMS]
+        return self._publish(draft, source, reports, shards)
 
     def add_report(self, version: Version, report: Report) -> None:
         """Keeps what was measured on this version. Reports are added, never changed."""
@@ -121,15 +179,70 @@ class Registry:
             return _reports(db, version)
 
     def folder(self, version: Version) -> Path:
-        """The folder of this version's files; BrokenStore where one is missing.
+        """The folder of this version's adapter; BrokenStore where a file is missing, BadInput where it is made of
+        several.
 
         Quick enough for every request. `verify` reads the contents too."""
-        files.check_present(self.home, version.adapter_hash)
-        return files.path(self.home, version.adapter_hash)
+        found = self.folders(version)
+        if len(found) > 1:
+            raise BadInput(
+                f"{version} is made of {len(found)} adapters, each of some of the documents, and this needs one. "
+                f"Make one of them: imprint update {version.name} PATH --way retrain."
+            )
+        return found[0]
+
+    def folders(self, version: Version) -> Paths:
+        """The folders of this version's adapters: one, or those of its shards in their order."""
+        shards = self.shards(version)
+        for address in (version.adapter_hash, *shards):
+            files.check_present(self.home, address)
+        return [files.path(self.home, address) for address in shards or (version.adapter_hash,)]
+
+    def shards(self, version: Version) -> Addresses:
+        """The addresses of the adapters that this version is made of; none where it is one itself."""
+        with self._reading() as db:
+            return _shards(db, version)
 
     def verify(self, version: Version) -> None:
         """Raises BrokenStore, naming the file, where this version's files are not as published."""
-        files.verify(self.home, version.adapter_hash)
+        for address in (version.adapter_hash, *self.shards(version)):
+            files.verify(self.home, address)
+
+    # --- what is to be forgotten --------------------------------------------------------------
+
+    def bury(self, name: str, body: Mapping[str, Any], *, now: str) -> Tombstone:
+        """Notes what is to be forgotten of this name; from this call on everybody can see it."""
+        names.check_name(name)
+        with self._writing() as db:
+            cursor = db.execute(
+                "INSERT INTO tombstones (name, since, body) VALUES (?, ?, ?)",
+                [name, now, records.dumps(body, "A tombstone")],
+            )
+            return Tombstone(int(cursor.lastrowid or 0), name, now, None, dict(body))
+
+    def tombstones(self, name: str | None = None) -> Tombstones:
+        """What was to be forgotten, oldest first: of a name, or of all."""
+        which, values = ("", []) if name is None else ("WHERE name = ?", [name])
+        with self._reading() as db:
+            rows = db.execute(f"SELECT id, name, since, ended, body FROM tombstones {which} ORDER BY id", values)
+            return [
+                Tombstone(id, of, since, ended, records.loads(body, f"Tombstone {id}"))
+                for id, of, since, ended, body in rows
+            ]
+
+    def end_tombstone(self, tombstone: Tombstone, body: Mapping[str, Any], *, now: str) -> None:
+        """Notes that nothing is left of what it speaks of; the body is what may still be known of that."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE tombstones SET ended = ?, body = ? WHERE id = ?",
+                [now, records.dumps(body, "A tombstone"), tombstone.id],
+            )
+
+    def compact(self) -> None:
+        """Rewrites the database, so that no byte of what was removed is left in it."""
+        with _opened(self.database) as db:
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # --- keeping house ------------------------------------------------------------------------
 
@@ -169,10 +282,11 @@ class Registry:
         name, number = names.parse(reference)
         with self._writing() as db:
             removed = _versions(db, name) if number is None else [_find(db, name, number)]
+            addresses = {v.adapter_hash for v in removed} | {s for v in removed for s in _shards(db, v)}
             db.executemany(
                 "DELETE FROM versions WHERE name = ? AND number = ?", [(v.name, v.number) for v in removed]
             )
-        self._drop_unused({version.adapter_hash for version in removed})
+        self._drop_unused(addresses)
         return removed
 
     def sweep(self, *, now: str) -> None:
@@ -187,6 +301,7 @@ class Registry:
         target = Path(target)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise BadInput(f"{target} is there already and not an empty folder. Choose another place.")
+        self.folder(version)
         with self._reading() as db:
             version = _find(db, version.name, version.number)
             reports = _reports(db, version)
@@ -198,7 +313,13 @@ class Registry:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _publish(self, draft: Version, source: files.Files, reports: Reports | None = None) -> Version:
+    def _publish(
+        self,
+        draft: Version,
+        source: files.Files,
+        reports: Reports | None = None,
+        shards: Sequence[str] = (),
+    ) -> Version:
         """Files first, then the rows; the number and the address are filled in here."""
         recipe = records.dumps(draft.recipe, "The recipe")
         details = records.dumps(draft.details, "The details")
@@ -210,7 +331,14 @@ class Registry:
             # Another process may have removed the last version with these files since they were put.
             if not files.path(self.home, address).is_dir():
                 files.put(self.home, source)
+            for shard in shards:
+                if not files.path(self.home, shard).is_dir():
+                    raise BrokenStore(f"The shard {shard[:12]}... was removed meanwhile. Give the command again.")
             version = _insert_version(db, draft, address, recipe, details)
+            db.executemany(
+                "INSERT INTO shards VALUES (?, ?, ?, ?)",
+                [(version.name, version.number, place, shard) for place, shard in enumerate(shards)],
+            )
             for body in bodies:
                 _insert_report(db, version, body)
         return version
@@ -243,7 +371,10 @@ class Registry:
         # The write lock is held, so that nobody publishes a version of these files meanwhile.
         with self._writing() as db:
             for address in addresses:
-                if not db.execute("SELECT 1 FROM versions WHERE adapter_hash = ?", [address]).fetchone():
+                if not any(
+                    db.execute(f"SELECT 1 FROM {table} WHERE adapter_hash = ?", [address]).fetchone()
+                    for table in ("versions", "shards")
+                ):
                     files.drop(self.home, address)
 
     @contextmanager
@@ -305,6 +436,14 @@ def _find(db: sqlite3.Connection, name: str, number: int) -> Version:
     return found[0]
 
 
+def _shards(db: sqlite3.Connection, version: Version) -> list[str]:
+    rows = db.execute(
+        "SELECT adapter_hash FROM shards WHERE name = ? AND number = ? ORDER BY place",
+        [version.name, version.number],
+    )
+    return [address for (address,) in rows]
+
+
 def _insert_version(
     db: sqlite3.Connection, draft: Version, address: str, recipe: str, details: str
 ) -> Version:
@@ -347,6 +486,8 @@ def _opened(database: Path) -> Iterator[sqlite3.Connection]:
         db = sqlite3.connect(database, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
             db.execute("PRAGMA foreign_keys = ON")
+            # What is removed is overwritten: forgetting reaches the bytes.
+            db.execute("PRAGMA secure_delete = ON")
             # Each commit reaches the disk before the call returns.
             db.execute("PRAGMA synchronous = FULL")
             yield db
