@@ -120,8 +120,8 @@ class _Findings:
         addresses: dict[str, list[str]] = {}
         corpora: dict[str, list[Version]] = {}
         runs: set[str] = set()
-        for version in rows or []:
-            for address in _addresses(version):
+        for version, shards in rows or []:
+            for address in (version.adapter_hash, *shards):
                 addresses.setdefault(address, []).append(str(version))
             if version.corpus_hash:
                 corpora.setdefault(version.corpus_hash, []).append(version)
@@ -134,25 +134,34 @@ class _Findings:
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _rows(self, home: Path) -> list[Version] | None:
-        """The versions of a home; None where its database does not tell."""
+    def _rows(self, home: Path) -> list[tuple[Version, list[str]]] | None:
+        """The versions of a home with the addresses of their shards; None where its database does not tell."""
         database = home / "registry.db"
         if not database.exists():
             if files.addresses(home):
-                self.damaged.append(f"{database} is missing, though adapters are beside it. Restore it from a backup.")
+                self.damaged.append(
+                    f"{database} is missing, though adapters are beside it. Restore it from a backup."
+                )
                 return None
             return []
         try:
             registry = Registry(home)
             registry.check()
             references = registry.references()
+            pending = [stone for stone in registry.tombstones() if stone.ended is None]
         except ImprintError as error:
             self.damaged.append(str(error))
             return None
+        for stone in pending:
+            self.told.append(
+                f"{self._named(database)}: what is to be forgotten of {stone.name} since {stone.since} is withheld "
+                "and not gone yet. Give the same `imprint forget` again."
+            )
         rows = []
         for reference in references:
             try:
-                rows.append(version := registry.get(reference))
+                version = registry.get(reference)
+                rows.append((version, registry.shards(version)))
                 self.counted["versions"] += 1
                 self.counted["reports"] += len(registry.reports(version))
             except ImprintError as error:
@@ -164,7 +173,6 @@ class _Findings:
             try:
                 if self.deep:
                     files.verify(home, address)
-                    files.check_tensors(files.path(home, address))
                 else:
                     files.check_present(home, address)
             except ImprintError as error:
@@ -183,9 +191,10 @@ class _Findings:
                 continue
             self.counted["corpora"] += 1
             try:
-                ids = {document.id for document in _documents(home, corpus_hash)} if self.deep else None
-                for version in taught if ids is not None else []:
-                    _check_manifest(version, ids)
+                if self.deep:
+                    ids = {document.id for document in _documents(home, corpus_hash)}
+                    for version in taught:
+                        _check_manifest(version, ids)
             except BrokenStore as error:
                 self.damaged.append(f"{wearers}: {error}")
             self.watch.progress("corpora", done, len(corpora), "")
@@ -195,8 +204,8 @@ class _Findings:
         there = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
         if gone := wanted - there:
             self.told.append(
-                f"{self._named(folder)}: the training text of {len(gone)} teachings is not here ({_some(gone)}). What "
-                "was taught is served and asked as before; an update of it writes its text anew."
+                f"{self._named(folder)}: the training text of {len(gone)} teachings is not here ({_some(gone)}). "
+                "What was taught is served and asked as before; an update of it writes its text anew."
             )
         if others := there - wanted:
             self.told.append(
@@ -221,19 +230,19 @@ class _Findings:
 # --- inside -----------------------------------------------------------------------------------
 
 
-def _addresses(version: Version) -> list[str]:
-    return [version.adapter_hash]
-
-
 def _documents(home: Path, corpus_hash: str) -> tuple[Any, ...]:
     """The documents of a corpus. Raises BrokenStore where they are not those of its hash."""
     file = corpus.file_of(home, corpus_hash)
     try:
         kept = Corpus.kept(home, corpus_hash)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BrokenStore(f"{file} does not read as documents: {error}. Bring the file back from a backup.") from error
+        raise BrokenStore(
+            f"{file} does not read as documents: {error}. Bring the file back from a backup."
+        ) from error
     if kept is None or kept.hash != corpus_hash:
-        raise BrokenStore(f"{file} was changed: its documents have another hash. Bring the file back from a backup.")
+        raise BrokenStore(
+            f"{file} was changed: its documents have another hash. Bring the file back from a backup."
+        )
     return kept.documents
 
 
@@ -245,7 +254,7 @@ def _check_manifest(version: Version, ids: set[str]) -> None:
     held |= {passage.partition(":")[0] for passage in details.get("taught", [])}
     if strange := held - ids:
         raise BrokenStore(
-            f"{version} speaks of {len(strange)} documents that are not among those kept for it ({_some(strange)}). "
+            f"{version} speaks of {len(strange)} documents that are not kept for it ({_some(strange)}). "
             "Bring corpora/ back from a backup."
         )
 

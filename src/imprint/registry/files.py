@@ -69,8 +69,8 @@ def put(home: Path, source: Path | Files) -> str:
     try:
         address = _fill(incoming, files)
         _settle(incoming, path(home, address), address)
-        _sync_folder(adapters)
-        _sync_folder(home)
+        sync_folder(adapters)
+        sync_folder(home)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return address
@@ -205,7 +205,7 @@ def _fill(folder: Path, files: Files) -> str:
     """Writes the files and their sums; returns the address."""
     sums = "".join(f"{_write(folder / name, files[name])}  {name}\n" for name in sorted(files))
     address = _write(folder / SUMS, sums.encode())
-    _sync_folder(folder)
+    sync_folder(folder)
     return address
 
 
@@ -235,7 +235,8 @@ def _opened(held: bytes | Path) -> BinaryIO:
     return io.BytesIO(held) if isinstance(held, bytes) else open(held, "rb")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes what was renamed in a folder, or put into it, safe on the disk."""
     if os.name == "nt":  # Windows cannot open a folder; NTFS journals its renames.
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -257,7 +257,8 @@ class Registry:
         """Raises BrokenStore where the database's own pages, indexes or references do not agree."""
         with _opened(self.database) as db:
             found = [row[0] for row in db.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
-            found += [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in db.execute("PRAGMA foreign_key_check")]
+            broken = db.execute("PRAGMA foreign_key_check").fetchall()
+            found += [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in broken]
         if found:
             raise BrokenStore(
                 f"The registry {self.database} is damaged: {'; '.join(found)[:500]}. Restore it from a backup; the "
