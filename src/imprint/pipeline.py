@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from imprint import base as bases
 from imprint import clock, documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
+from imprint.continual import manifest
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
@@ -27,7 +29,7 @@ from imprint.recipe import Recipe, opened
 from imprint.registry import Registry, check_name
 from imprint.run_folder import RunFolder, Stopwatch
 from imprint.scaling import Curve
-from imprint.stages import Prepared, beside, planned, prepare, run_of, training_progress
+from imprint.stages import Prepared, began, beside, planned, prepare, run_of, training_progress
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import Progress
@@ -101,27 +103,45 @@ def teach_many(
     waiting = [teaching for teaching in started if teaching.hand_in(mine, alone=len(started) == 1)]
     if waiting:
         watch.stage("Training")
+    finish(waiting, mine, engine, elsewhere=service is not None)
+    return [teaching.taught for teaching in started]
+
+
+class Handed(Protocol):
+    """Something whose training was handed in, to be published when that ends."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def publish(self, engine: Engine) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def finish(waiting: Sequence[Handed], service: Service, engine: Engine, *, elsewhere: bool) -> None:
+    """Trains what was handed in and publishes each as soon as it is trained. `elsewhere`: the service works in its
+    own thread, for others too. Where the training of one fails, the others are published first."""
+    left = list(waiting)
     failed: list[ImprintError] = []
     try:
-        while waiting:
-            working = service is not None or mine.run_pass()
-            for teaching in [t for t in waiting if t.ended or not working]:
-                waiting.remove(teaching)
+        while left:
+            working = elsewhere or service.run_pass()
+            for each in [t for t in left if t.ended or not working]:
+                left.remove(each)
                 try:
-                    teaching.publish(engine)
+                    each.publish(engine)
                 except ImprintError as error:
                     failed.append(error)
-            if service is not None:
+            if elsewhere:
                 time.sleep(0.02)
     except BaseException:
-        for teaching in waiting:
-            teaching.stop()
-        if service is None:
-            mine.close()  # keeps checkpoints
+        for each in left:
+            each.stop()
+        if not elsewhere:
+            service.close()  # keeps checkpoints
         raise
     if failed:
         raise failed[0]
-    return [teaching.taught for teaching in started]
 
 
 def estimate(
@@ -256,6 +276,7 @@ class _Teaching:
         self.loaded = documents.load(lesson.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
         watch.say(self.loaded.summary())
         self.corpus = Corpus(self.loaded.documents)
+        self.today = clock.now()[:10]
         self.registry = Registry(home)
         self._prepared: Prepared | None = None
         self._ticket: Ticket | None = None
@@ -283,8 +304,14 @@ class _Teaching:
                 pass  # removed since; publish it again
         passages = self.passages(model)
         self._prepared = prepare(
-            self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch
-        )
+            self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch,
+            since=self.since,
+        )  # fmt: skip
+
+    @property
+    def since(self) -> dict[str, str]:
+        """By document id the day from which it holds: its own, or that on which the run began."""
+        return {d.id: d.valid_from or began(self.run, self.today) for d in self.corpus.documents}
 
     def plan(self, engine: Engine) -> Plan:
         """Only the plan."""
@@ -341,6 +368,10 @@ class _Teaching:
                 "personal": self.personal,
                 "seed": lesson.seed,
                 "budget": str(self.limit),
+                "as_of": began(self.run, self.today),
+                "manifest": manifest.as_json(
+                    manifest.first(self.corpus.documents, began(self.run, self.today), dict.fromkeys(self.since, 0))
+                ),
             },
             now=clock.now(),
         )

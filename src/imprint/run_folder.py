@@ -2,6 +2,7 @@
 
     plan.json        what was decided at the first start; never changed after
     revised.json     the plan once the first round of writing had shown what text costs
+    began.json       the day on which it began
     settled.json     the plan of the training, once the text was there
     seconds.json     how long writing and training took so far, in how many calls
     looked_over.json what should be seen in the documents before training
@@ -74,6 +75,11 @@ class RunFolder:
         """The training text, one by one; nothing before it is complete."""
         file = self.path / "examples.jsonl"
         return _read_examples(file) if file.exists() else iter(())
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether the training text is complete."""
+        return (self.path / "examples.jsonl").exists()
 
     def read_questions(self) -> tuple[list[Question], str] | None:
         """The held-out questions, and who asked them."""

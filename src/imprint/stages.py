@@ -132,6 +132,15 @@ def run_of(
     return RunFolder(home / "runs" / key)
 
 
+def began(run: RunFolder, today: str) -> str:
+    """The day on which a run began: a run that goes on the day after ends as it would have."""
+    kept = run.read("began")
+    if kept is None:
+        kept = {"on": today}
+        run.write("began", kept)
+    return str(kept["on"])
+
+
 def prepare(
     run: RunFolder,
     passages: Sequence[Passage],
@@ -141,15 +150,17 @@ def prepare(
     seed: int,
     questions: Sequence[Question] | None,
     watch: Watch,
+    *,
+    since: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """Plans a teaching and writes its training text."""
+    """Plans a teaching and writes its training text. `since`: by document id the ISO date from which it holds."""
     plan = planned(run, passages, engine, recipe, budget, watch)
     recipe = with_rank(recipe, plan.rank)
     writers = recipe if budget is None or budget.usd is None else writing.within(recipe, passages, budget.usd)
     taught = [passages[i] for i in plan.taught]
     text = writing.write(
         run, taught, engine, writers, plan.text_tokens, seed, questions, watch,
-        revise=_revising(run, plan, recipe, budget, watch),
+        revise=_revising(run, plan, recipe, budget, watch), since=since or {},
     )  # fmt: skip
     job = job_of(run, engine.base, recipe, seed, taught, tokens=plan.tokens)
     job = taught_by_reader(job, run, engine, recipe, taught, watch)

@@ -14,8 +14,9 @@ from imprint import certifying, clock, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.certifying import Asked, Judge, Kept
+from imprint.chosen import ChosenWriter, speaking
 from imprint.corpus import Corpus, to_teach
-from imprint.engine import Engine, choice
+from imprint.engine import Engine, Seat, choice
 from imprint.errors import BadInput, BadSetting, NotFound
 from imprint.evaluation import canaries, certificate, citing, confidence, open_book
 from imprint.evaluation import judge as judging
@@ -134,12 +135,13 @@ class Together:
             raise BadSetting(f"Adapters are asked together as 'choose' or 'all'; got '{how}'.")
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
         model = self.taught[0]._model()
-        engine = Engine(model, slots=len(self.taught))
-        read = [adapter_folder.read(t.registry.folder(t.version)) for t in self.taught]
-        seats = [engine.load(adapter) for adapter in read]
-        worn = seats if how == "all" else [seats[choice.choose(engine, seats, [question])[0]]]
-        with engine.wearing(worn):
-            return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
+        read = [adapter for t in self.taught for adapter in t.adapters()]
+        engine = Engine(model, slots=len(read))
+        with speaking(engine, read, self.name) as writer:
+            if how == "choose":
+                return writer.write([prompt], seed=seed)[0].text
+            with engine.wearing(writer.seats):
+                return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
 
     @property
     def name(self) -> str:
@@ -197,12 +199,14 @@ class Taught:
     def is_about(self, question: str) -> bool:
         """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
         than most general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
-        limit = self.version.details.get("router", {}).get("threshold")
-        if limit is None:
+        told = self.version.details.get("shards") or [self.version.details]
+        limits = [shard.get("router", {}).get("threshold") for shard in told]
+        if None in limits:
             raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
-        engine = Engine(self._model(), slots=1)
-        seat = engine.load(adapter_folder.read(self.registry.folder(self.version)))
-        return float(choice.gains(engine, [seat], [question])[0, 0]) > limit
+        engine = Engine(self._model(), slots=len(limits))
+        with speaking(engine, self.adapters(), self.name) as writer:
+            gains_A = choice.gains(engine, writer.seats, [question])[0]
+        return choice.best_above(gains_A, limits) is not None
 
     def chat(self, turns: Sequence[Turn], *, max_tokens: int = 256) -> str:
         """The next answer of a conversation; its oldest turns are let go where they outgrow the window."""
@@ -214,10 +218,13 @@ class Taught:
 
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """Answers to many prompts at once: this adapter is a Writer too."""
-        model = self._model()
-        adapter = adapter_folder.read(self.registry.folder(self.version))
-        with Engine(model, slots=1).attached(adapter):
-            return LocalWriter(model, str(self.version)).write(prompts, seed=seed)
+        adapters = self.adapters()
+        with speaking(Engine(self._model(), slots=len(adapters)), adapters, self.name) as writer:
+            return writer.write(prompts, seed=seed)
+
+    def adapters(self) -> list[Adapter]:
+        """What this version is made of: one adapter, or a shard for each part of its documents."""
+        return [adapter_folder.read(folder) for folder in self.registry.folders(self.version)]
 
     def export_for_peft(self, folder: Path) -> Path:
         """Writes the adapter as PEFT opens it, into a folder that is new or empty, which it returns.
@@ -253,12 +260,12 @@ class Taught:
         asked, source = self._held_out(questions)
         model = self._model()
         corpus = Corpus.kept(self.home, self.version.corpus_hash)
-        adapter = adapter_folder.read(self.registry.folder(self.version))
+        adapters = self.adapters()
         notes: list[str] = []
         results: dict[str, Any] = {}
         answers: dict[str, Any] = {}
 
-        def measure(key: str, prompt: Callable[[str], Prompt], writer: LocalWriter) -> None:
+        def measure(key: str, prompt: Callable[[str], Prompt], writer: LocalWriter | ChosenWriter) -> None:
             watch.stage(f"Asking {len(asked)} questions: {key.replace('_', ' ')}")
             writer.progress = lambda done, n, rate: watch.progress("answers", done, n, f"{rate:.0f} tokens/s")
             results[key], answered = proofs.measure(
@@ -285,9 +292,12 @@ class Taught:
                 rival = self._raw_text_rival(corpus, model, seed, watch)
                 with Engine(model, slots=1).attached(rival):
                     measure("raw_text", open_book.closed, LocalWriter(model, "raw_text"))
-        with Engine(model, slots=1).attached(adapter):
-            measure("weights", open_book.closed, LocalWriter(model, str(self.version)))
-            after = general_perplexity(model)
+        engine = Engine(model, slots=len(adapters))
+        with speaking(engine, adapters, self.name) as writer:
+            measure("weights", open_book.closed, writer)
+            after = _perplexity_wearing(engine, writer.seats)
+        if len(adapters) > 1:
+            notes.append(f"{len(adapters)} adapters, each of some of the documents: perplexity is their mean.")
         made = Proof(
             name=self.version.name,
             version=self.version.number,
@@ -412,10 +422,11 @@ class Taught:
     def examples(self, each: int | None = None) -> Iterator[Example]:
         """The training text, as long as its run is kept here; `each`: only so many of each kind."""
         met: Counter[str] = Counter()
-        for example in RunFolder(self.home / "runs" / str(self.version.details.get("run"))).examples():
-            met[example.generator] += 1
-            if each is None or met[example.generator] <= each:
-                yield example
+        for shard in self.version.details.get("shards") or [self.version.details]:
+            for example in RunFolder(self.home / "runs" / str(shard.get("run"))).examples():
+                met[example.generator] += 1
+                if each is None or met[example.generator] <= each:
+                    yield example
 
     @property
     def _recipe(self) -> Recipe:
@@ -452,6 +463,15 @@ class Taught:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
+
+
+def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:
+    """Perplexity on general text, the mean over adapters worn one by one."""
+    found = []
+    for seat in seats:
+        with engine.wearing([seat]):
+            found.append(general_perplexity(engine.base))
+    return sum(found) / len(found)
 
 
 def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Document], model: Base) -> list[Rival]:

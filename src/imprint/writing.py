@@ -257,12 +257,13 @@ def write(
     *,
     beside: Sequence[RunFolder] = (),
     revise: Revise | None = None,
+    since: Mapping[str, str] | None = None,
 ) -> Written:
     """Writes, audits and keeps the training text of this run, unless an earlier call has.
 
     `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
     hard limits of money. `revise`: told once, after the first round, how the text stands and how many seconds it
-    took in all calls. Raises NothingToTeach."""
+    took in all calls. `since`: by document id the ISO date from which what it says holds. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
@@ -280,7 +281,7 @@ def write(
     planted = canaries.plant(recipe.canaries, seed=seed)
     if planted:
         run.write("canaries", canaries.as_json(planted))
-    text = audit.count_anew(_apart(run.draft(), apart, audit))
+    text = audit.count_anew(_dated(_apart(run.draft(), apart, audit), since or {}))
     count = run.write_examples(itertools.chain(text, canaries.examples(planted)))
     if count == sum(canary.times for canary in planted):
         raise NothingToTeach(
@@ -319,6 +320,13 @@ def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[
             yield example
         else:
             audit.drop(example, Finding("held out", "asks what is held out"))
+
+
+def _dated(examples: Iterator[Example], since: Mapping[str, str]) -> Iterator[Example]:
+    """The examples with the day from which all of their documents hold."""
+    for example in examples:
+        days = [since[id] for p in example.passages if (id := p.rpartition(":")[0]) in since]
+        yield replace(example, valid_from=max(days)) if days and example.valid_from is None else example
 
 
 def _filters(recipe: Recipe) -> AuditSettings:

@@ -90,7 +90,7 @@ class Registry:
         Visible as a whole or not at all. `now` is ISO 8601, UTC."""
         names.check_name(name)
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
-        return self._publish(draft, files.plain_files(Path(folder)))
+        return self._publish(draft, _without_sums(files.plain_files(Path(folder))))
 
     def publish_shards(
         self,
@@ -111,7 +111,8 @@ class Registry:
         names.check_name(name)
         if len(shards) < 2:
             raise BadInput("A version of shards has two or more of them. Publish a single adapter by itself.")
-        put = [s if isinstance(s, str) else files.put(self.home, files.plain_files(s)) for s in shards]
+        new = [s if isinstance(s, str) else _without_sums(files.plain_files(s)) for s in shards]
+        put = [s if isinstance(s, str) else files.put(self.home, s) for s in new]
         listing = json.dumps({"shards": put}, indent=1) + "\n"
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
         return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put)
@@ -124,8 +125,7 @@ class Registry:
             reports, shards = _reports(db, there), _shards(db, there)
         latest = self.latest(version.name).number
         draft = replace(there, parent=latest, created_at=now, details={**there.details, **details})
-        source = files.plain_files(files.path(self.home, there.adapter_hash))
-        del source[files.SUMS]
+        source = _without_sums(files.plain_files(files.path(self.home, there.adapter_hash)))
         return self._publish(draft, source, reports, shards)
 
     def add_report(self, version: Version, report: Report) -> None:
@@ -194,9 +194,13 @@ class Registry:
     def folders(self, version: Version) -> Paths:
         """The folders of this version's adapters: one, or those of its shards in their order."""
         shards = self.shards(version)
-        for address in (version.adapter_hash, *shards):
-            files.check_present(self.home, address)
-        return [files.path(self.home, address) for address in shards or (version.adapter_hash,)]
+        files.check_present(self.home, version.adapter_hash)
+        return [self.folder_at(address) for address in shards or (version.adapter_hash,)]
+
+    def folder_at(self, address: str) -> Path:
+        """The folder of an adapter that some version is, or is made of; BrokenStore where a file is missing."""
+        files.check_present(self.home, address)
+        return files.path(self.home, address)
 
     def shards(self, version: Version) -> Addresses:
         """The addresses of the adapters that this version is made of; none where it is one itself."""
@@ -435,6 +439,11 @@ def _find(db: sqlite3.Connection, name: str, number: int) -> Version:
     if not found:
         raise names.no_such_number(name, number, [version.number for version in _versions(db, name)])
     return found[0]
+
+
+def _without_sums(source: dict[str, bytes | Path]) -> dict[str, bytes | Path]:
+    """Files that were published before, without the listing of them, which is made anew."""
+    return {name: held for name, held in source.items() if name != files.SUMS}
 
 
 def _shards(db: sqlite3.Connection, version: Version) -> list[str]:

@@ -111,7 +111,7 @@ def disagreements(passages: Sequence[Passage]) -> Disagreements:
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
     """A statement with its values taken out."""
 
     text: str
@@ -128,23 +128,26 @@ class _Told:
         return Said(self.text, self.passage.id, self.passage.title)
 
 
-def _told(passage: Passage) -> Iterator[_Told]:
+def _told(passage: Passage) -> Iterator[Told]:
     for whole in dict.fromkeys(s.whole for s in statements(passage)):
-        if whole.endswith("?"):
-            continue
-        values, spans = _values(whole)
-        named = phrases(whole)
-        aside = {stem(w) for n in named for w in re.findall(r"\w+", n)}
-        bare = (
-            "".join(c if not any(s <= i < e for s, e in spans) else " " for i, c in enumerate(whole))
-            if spans
-            else whole
-        )
-        words = frozenset(w for w in content_list(bare) if w not in aside and not w[0].isdigit())
-        if len(words) >= _LEAST:
-            yield _Told(
-                whole, passage, words, values, tuple(named), negations(whole) % 2 == 1, denies_softly(whole)
-            )
+        one = None if whole.endswith("?") else taken_apart(whole, passage)
+        if one is not None and len(one.words) >= _LEAST:
+            yield one
+
+
+def taken_apart(whole: str, passage: Passage) -> Told:
+    """A sentence of a passage with its values and names taken out."""
+    values, spans = _values(whole)
+    named = phrases(whole)
+    aside = {stem(w) for n in named for w in re.findall(r"\w+", n)}
+    bare = (
+        "".join(c if not any(s <= i < e for s, e in spans) else " " for i, c in enumerate(whole))
+        if spans
+        else whole
+    )
+    words = frozenset(w for w in content_list(bare) if w not in aside and not w[0].isdigit())
+    denied = negations(whole) % 2 == 1
+    return Told(whole, passage, words, values, tuple(named), denied, denies_softly(whole))
 
 
 def _values(text: str) -> tuple[tuple[tuple[str, str, str, bool], ...], list[tuple[int, int]]]:
@@ -159,7 +162,7 @@ def _values(text: str) -> tuple[tuple[tuple[str, str, str, bool], ...], list[tup
     return tuple(f[2:] for f in found), [(s, e) for s, e, *_ in found]
 
 
-def _alike(told: Sequence[_Told]) -> Iterator[tuple[_Told, _Told, float]]:
+def _alike(told: Sequence[Told]) -> Iterator[tuple[Told, Told, float]]:
     """Pairs of statements most of whose content words agree, each pair once, and how many do (Jaccard index)."""
     frequency = Counter(w for t in told for w in t.words)
     index: dict[str, list[int]] = defaultdict(list)
@@ -185,12 +188,12 @@ def _needed(size: int) -> int:
 # --- what differs -----------------------------------------------------------------------------
 
 
-def _difference(one: _Told, other: _Told, of_subjects: bool) -> Contradiction | None:
+def _difference(one: Told, other: Told, of_subjects: bool) -> Contradiction | None:
     """The one value in which two statements differ; None where they agree, or differ in more."""
     kinds = [v[0].split()[0] for v in one.values] == [v[0].split()[0] for v in other.values]
     if not kinds:
         return None
-    unlike = [(a, b) for a, b in zip(one.values, other.values, strict=True) if _are_unlike(a, b)]
+    unlike = [(a, b) for a, b in zip(one.values, other.values, strict=True) if are_unlike(a, b)]
     denies = one.denied != other.denied and not one.soft and not other.soft
     if len(unlike) == 1 and one.denied == other.denied:
         (kind, _, mine, label), (_, _, theirs, _) = unlike[0]
@@ -202,7 +205,7 @@ def _difference(one: _Told, other: _Told, of_subjects: bool) -> Contradiction | 
         return Contradiction("negation", one.said, other.said, ("not", "") if one.denied else ("", "not"))
     if unlike or of_subjects:
         return None
-    gone, come = _differing_names(one, other)
+    gone, come = differing_names(one, other)
     if (
         len(gone) == len(come) == 1
         and one.words == other.words
@@ -213,21 +216,21 @@ def _difference(one: _Told, other: _Told, of_subjects: bool) -> Contradiction | 
     return None
 
 
-def _are_unlike(one: tuple[str, str, str, bool], other: tuple[str, str, str, bool]) -> bool:
+def are_unlike(one: tuple[str, str, str, bool], other: tuple[str, str, str, bool]) -> bool:
     """Whether two values differ, or their units where both have one."""
     units = one[0].partition(" ")[2], other[0].partition(" ")[2]
     return one[1] != other[1] or (all(units) and units[0] != units[1])
 
 
-def _is_key(told: _Told, value: tuple[str, str, str, bool]) -> bool:
+def _is_key(told: Told, value: tuple[str, str, str, bool]) -> bool:
     """Whether a value rather says of what is spoken: a year or a date beside other numbers."""
     dated = value[0] == "date" or (value[0] == "number " and len(value[1]) == 4 and value[1][:2] in ("19", "20"))
     return dated and len(told.values) > 1
 
 
-def _subjects(one: _Told, other: _Told, house: frozenset[str]) -> tuple[str, str] | None:
+def _subjects(one: Told, other: Told, house: frozenset[str]) -> tuple[str, str] | None:
     """The two different things that two statements are about, so far as their names or titles tell."""
-    gone, come = _differing_names(one, other)
+    gone, come = differing_names(one, other)
     if gone or come:
         if (
             gone
@@ -247,25 +250,26 @@ def _subjects(one: _Told, other: _Told, house: frozenset[str]) -> tuple[str, str
     return None
 
 
-def _may_contradict(told: _Told) -> bool:
+def _may_contradict(told: Told) -> bool:
     """Whether it states something by itself: a row of a table or a heading does not."""
     return len(told.words) > _LEAST and told.text.rstrip("\"'”’)*_ ")[-1:] in (".", "!")
 
 
-def _closes(told: _Told, name: str) -> bool:
+def _closes(told: Told, name: str) -> bool:
     """Whether a name is the last thing said, told rather than spoken about: 'designed by Ana Petrov.'"""
     return told.text.rstrip("\"'”’)*_ .!").endswith(name) and not re.match(
         r"(?:If|When|In|During|For)\b", told.text
     )
 
 
-def _differing_names(one: _Told, other: _Told) -> tuple[list[str], list[str]]:
+def differing_names(one: Told, other: Told) -> tuple[list[str], list[str]]:
+    """The names that only the one has, and those that only the other has."""
     mine, theirs = ({_plain(n): n for n in t.names} for t in (one, other))
     gone = [n for k, n in mine.items() if k not in theirs]
     return gone, [n for k, n in theirs.items() if k not in mine]
 
 
-def _opens(told: _Told, name: str) -> bool:
+def _opens(told: Told, name: str) -> bool:
     """Whether a name stands where subjects do: among the first words, before the verb."""
     return told.text.find(name) <= 12
 

@@ -70,7 +70,7 @@ class Negatives:
             right = fact.asking.statement.whole
             false = value.join(_inside(fact.value).split(right, 1))
             both = [passage, source] if source.id != passage.id else [passage]
-            asked = [_question(frame, s, passage) for s in (false, right)]
+            asked = [asked_whether(frame, s, passage) for s in (false, right)]
             if elsewhere:
                 asked = [titled(a, passage) for a in asked]
             yield exchange(both, asked[0], f"{denial} {right}", f"{self.name}/denied", RULES)
@@ -192,7 +192,7 @@ def _inside(value: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.]){re.escape(value)}(?!\w)", re.IGNORECASE)
 
 
-def _question(frame: str, statement: str, passage: Passage) -> str:
+def asked_whether(frame: str, statement: str, passage: Passage) -> str:
     """A statement as a yes/no question; a frame of a dash puts the verb first where it is a simple one."""
     bare = lowered(statement.rstrip("."), passage)
     if frame == "-":

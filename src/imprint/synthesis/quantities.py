@@ -200,10 +200,10 @@ def times_of_day(value: str) -> tuple[str, ...]:
 
 # --- dates ------------------------------------------------------------------------------------
 
-_MONTHS = ("January February March April May June July August September October November December").split()
-_MONTH_NUMBERS = {m: i for i, m in enumerate(_MONTHS, start=1)} | {m[:3]: i for i, m in enumerate(_MONTHS, start=1)}
+MONTHS = ("January February March April May June July August September October November December").split()
+_MONTH_NUMBERS = {m: i for i, m in enumerate(MONTHS, start=1)} | {m[:3]: i for i, m in enumerate(MONTHS, start=1)}
 _MONTH_NUMBERS["Sept"] = 9
-_MONTH = rf"(?P<m>(?:{'|'.join(_MONTHS)}|Sept|{'|'.join(m[:3] for m in _MONTHS)})\b)\.?"
+_MONTH = rf"(?P<m>(?:{'|'.join(MONTHS)}|Sept|{'|'.join(m[:3] for m in MONTHS)})\b)\.?"
 _DAY = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?(?:\s?(?:[-–]|to|and)\s?(?P<d2>\d{1,2})(?:st|nd|rd|th)?)?(?![\d:%.,]*\d)"
 _YEAR = r"(?:,?\s+(?P<y>\d{4})\b)?"
 _PATTERNS = (
@@ -216,7 +216,7 @@ _PATTERNS = (
     re.compile(r"(?:\b(?:[Ii]n|of|by|since|until|from|to|last|next|every|early|late|mid|during|through|and)[\s-])"
                r"(?P<m>May|March|Mar|Jun|Jan)\b"),
 )  # fmt: skip
-_HAS_DATE = re.compile(rf"\d-\d|[/.]\d{{1,2}}[/.]|\b(?:{'|'.join(m[:3] for m in _MONTHS)})")
+_HAS_DATE = re.compile(rf"\d-\d|[/.]\d{{1,2}}[/.]|\b(?:{'|'.join(m[:3] for m in MONTHS)})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from imprint.base import Base
 from imprint.engine.passes import Soft
 from imprint.types import Example, Turn
 
-_ASKS_WHAT_IS_NOT_SO = ("negatives/", "unanswerable/")
-"""Kinds whose questions hold what no document says."""
+_ASKS_WHAT_IS_NOT_SO = ("negatives/", "unanswerable/", "corrections/")
+"""Kinds whose questions hold what no document says, or none says any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from imprint.engine import Engine
 from imprint.errors import BadSetting
 from imprint.training.batches import Row, batches
 from imprint.training.row_file import RowFile
-from imprint.types import Adapter, AdapterSpec, Material
+from imprint.types import NO_MATERIAL, Adapter, AdapterSpec, Material
 
 
 class _Ids(Sequence[tuple[int, ...]]):
@@ -29,6 +29,16 @@ class _Ids(Sequence[tuple[int, ...]]):
     def __getitem__(self, i: slice) -> Sequence[tuple[int, ...]]: ...
     def __getitem__(self, i: int | slice) -> tuple[int, ...] | Sequence[tuple[int, ...]]:
         return [row.ids for row in self._rows[i]] if isinstance(i, slice) else self._rows[i].ids
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Settings that begin with an adapter as it was left: to teach it more."""
+
+    adapter: Adapter
+
+    def fresh(self, base: Any, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
+        return self.adapter
 
 
 Progress = Callable[[int, int, float, float], None]

@@ -1,0 +1,81 @@
+"""The manifest of a version: which documents it was taught, since when each holds, who brought it, in which shard.
+
+It is the truth that a version is held to: whatever way it was made, it should answer as one taught from the
+manifest alone. Editions that hold no more stay in it, with the day on which they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from imprint.continual.changes import Changes
+from imprint.types import Document, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One edition of one document."""
+
+    document: str
+    """Its id."""
+    source: str
+    title: str
+    since: str
+    """ISO date from which it holds."""
+    until: str | None = None
+    """ISO date from which it does not; None while it does."""
+    owner: str = ""
+    shard: int = 0
+
+
+def of_version(version: Version, documents: Sequence[Document]) -> list[Entry]:
+    """The manifest of a version; one that was taught before there were any is given that of its documents."""
+    kept = version.details.get("manifest")
+    if kept is not None:
+        return [Entry(**row) for row in kept]
+    return [_entry(d, version.created_at[:10], 0) for d in documents]
+
+
+def first(documents: Sequence[Document], since: str, shard_of: Mapping[str, int]) -> list[Entry]:
+    """The manifest of a first version. `shard_of`: by document id."""
+    return [_entry(d, since, shard_of.get(d.id, 0)) for d in documents]
+
+
+def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: Mapping[str, int]) -> list[Entry]:
+    """The manifest after changes that hold from a day on: what was replaced or withdrawn ends there."""
+    starts = {old.id: new.valid_from or since for old, new in changes.changed}
+    ended = starts | {d.id: since for d in changes.withdrawn}
+    here = {d.id: d for d in changes.unchanged}
+    kept = [_moved(e, here, shard_of) if e.until is None else e for e in entries]
+    kept = [replace(e, until=ended[e.document]) if e.until is None and e.document in ended else e for e in kept]
+    come = [*(new for _, new in changes.changed), *changes.new]
+    return [*kept, *(_entry(d, since, shard_of.get(d.id, 0)) for d in come)]
+
+
+def current(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that hold now."""
+    return [e for e in entries if e.until is None]
+
+
+def shard_of(entries: Sequence[Entry]) -> dict[str, int]:
+    """In which shard each document is that holds now."""
+    return {e.document: e.shard for e in current(entries)}
+
+
+def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [asdict(e) for e in entries]
+
+
+def _entry(document: Document, since: str, shard: int) -> Entry:
+    held = document.valid_from or since
+    return Entry(document.id, document.source, document.title, held, None, document.owner, shard)
+
+
+def _moved(entry: Entry, here: Mapping[str, Document], shard_of: Mapping[str, int]) -> Entry:
+    """The entry of an unchanged document, by the name it has now."""
+    document = here.get(entry.document)
+    if document is None:
+        return entry
+    shard = shard_of.get(document.id, entry.shard)
+    return replace(entry, source=document.source, title=document.title, shard=shard)

@@ -1,0 +1,445 @@
+"""A version on its way: from the one before, and documents as they are now."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from imprint import base as bases
+from imprint import clock, planner
+from imprint.adapters import folder as adapter_folder
+from imprint.base import Base
+from imprint.continual import lessons, manifest
+from imprint.continual import shards as sharding
+from imprint.continual.changes import Carried, Changes, carry
+from imprint.continual.lessons import Amount, Shard
+from imprint.corpus import Corpus, to_teach
+from imprint.engine import Engine, choice
+from imprint.errors import BadInput, BadSetting, NoSuchAdapter
+from imprint.evaluation.closed_book import Question, normalised
+from imprint.pipeline import finish
+from imprint.recipe import Recipe, from_mapping
+from imprint.registry import Registry
+from imprint.run_folder import RunFolder, questions_from_json
+from imprint.stages import training_progress, with_rank
+from imprint.taught import Taught
+from imprint.training.service import Service, Ticket
+from imprint.types import Document, Example, Passage, Version, content_hash
+from imprint.watch import Watch
+
+
+@dataclass
+class Part:
+    """One adapter of the next version: taken over as it is, or trained."""
+
+    documents: tuple[Document, ...]
+    entry: dict[str, Any]
+    """What details["shards"] tells of it; complete once it is trained."""
+    address: str = ""
+    """Where it lies, if it is taken over."""
+    run: RunFolder | None = None
+    job: Any = None
+    ticket: Ticket | None = None
+
+
+class Next:
+    """A version on its way: from the one before, and documents as they are now."""
+
+    taught: Taught
+    way = ""
+
+    def __init__(self, name: str, home: Path, watch: Watch, seed: int) -> None:
+        self.name, self.home, self.watch, self.seed = name, home, watch, seed
+        self.registry = Registry(home)
+        try:
+            self.parent: Version | None = self.registry.latest(name)
+        except NoSuchAdapter:
+            self.parent = None
+        self.old = Corpus(())
+        if self.parent is not None:
+            kept = Corpus.kept(home, self.parent.corpus_hash)
+            if kept is None:
+                raise BadInput(
+                    f"The documents of {self.parent} are not kept here, so that nothing can be compared with them: "
+                    f"it was imported. Teach them as a name of their own: imprint teach PATH --as {name}-2."
+                )
+            self.old = kept
+        self.parts: list[Part] = []
+
+    # What kinds of next versions differ in.
+    recipe: Recipe
+    now: Corpus
+    changes: Changes
+    date: str
+    replay: float
+
+    def choose_way(self, base: Base) -> str:
+        raise NotImplementedError
+
+    def extra(self) -> dict[str, Any]:
+        """What else stands in the version's details."""
+        return {}
+
+    def without(self) -> frozenset[str]:
+        """Ids of old passages of which no example may be kept, though their words still stand."""
+        return frozenset()
+
+    def corrections(self, passages: Sequence[Passage], seed: int) -> Sequence[Example]:
+        """What is taught of the changes themselves."""
+        return ()
+
+    def unchanged(self) -> bool:
+        """Whether the version before is the next one."""
+        if self.parent is None or self.changes.any:
+            return False
+        self.watch.say(f"Nothing changed since {self.parent}.")
+        self.taught = Taught(self.parent, self.registry, self.home)
+        return True
+
+    def open_base(self, named: str | None) -> Base:
+        """The base that was asked for, or that of the version before."""
+        if named is None and self.parent is not None:
+            kept = self.parent.details.get("base_source", self.parent.base)
+            named = None if kept == bases.BUNDLED else kept
+        return bases.load(named)
+
+    # --- preparing ----------------------------------------------------------------------------
+
+    def prepare(self, engine: Engine) -> None:
+        """Chooses the way, and writes what is to be trained."""
+        if hasattr(self, "taught"):
+            return
+        base, parent = engine.base, self.parent
+        assert parent is not None
+        if parent.base != base.name:
+            raise BadSetting(
+                f"{parent} was taught on {parent.base}, and the base in memory is {base.name}. To move a name to "
+                f"another base: imprint rebase {self.name} --base {base.name}."
+            )
+        self.now.keep(self.home)
+        self.look(base)
+        self.way = self.choose_way(base)
+        self.asked = self._questions()
+        self.run = RunFolder(self.home / "runs" / self._key(base))
+        amount = self.amount()
+        shards = self.divided(self.way)
+        for shard in shards:
+            self.parts.append(self._part(shard, shards, amount, engine))
+
+    def look(self, base: Base) -> None:
+        """Compares passages."""
+        assert self.parent is not None
+        self.passages, _ = to_teach(self.now, self.recipe, base)
+        self.before, _ = to_teach(self.old, recipe_of(self.parent), base)
+        self.carried: Carried = carry(self.before, self.passages, self.changes)
+        self.entries = entries_of(self.parent, self.old.documents)
+        self.old_manifest = manifest.of_version(self.parent, self.old.documents)
+        if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
+            self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
+            self.carried = Carried({}, tuple(self.passages))
+
+    def amount(self) -> Amount:
+        """As much text and training as the version before had."""
+        assert self.parent is not None
+        times, visits = told_and_met(self.parent)
+        return Amount(times, self.recipe.epochs or visits, self.replay)
+
+    def since(self) -> dict[str, str]:
+        """By document id the day from which it holds."""
+        places = {d.id: 0 for d in self.now.documents}
+        entries = manifest.following(self.old_manifest, self.changes, self.date, places)
+        return {e.document: e.since for e in manifest.current(entries)}
+
+    def divided(self, way: str) -> list[Shard]:
+        """The shards of the next version, made in this way."""
+        return [self._shard(place, way) for place in sorted(set(self.shard_of(way).values()))]
+
+    def shard_of(self, way: str) -> dict[str, int]:
+        """By document id its shard in the next version."""
+        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
+        old_of = self.changes.old_of
+        kept = [d for d in self.now.documents if old_of.get(d.id) in before]
+        places = {d.id: before[old_of[d.id]] for d in kept}
+        new = [d for d in self.now.documents if d.id not in places]
+        if way == "shards" or not places:
+            return sharding.numbered(sharding.joined(places, kept, new))
+        sizes = Counter(dict.fromkeys(places.values(), 0))
+        for d in kept:
+            sizes[places[d.id]] += len(d.text)
+        smallest = min(sizes, key=lambda place: (sizes[place], place))
+        return sharding.numbered(places | {d.id: smallest for d in new})
+
+    def _shard(self, place: int, way: str) -> Shard:
+        shard_of = self.shard_of(way)
+        here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
+        ids = {d.id for d in here}
+        passages = tuple(p for p in self.passages if p.document_id in ids)
+        mine = self._heirs(shard_of).get(place)
+        gone = mine is None or self._lost(mine, ids)
+        shard = Shard(
+            place, here, passages,
+            fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
+            gone=gone,
+            kept=partial(self._kept, place, shard_of),
+            corrections=tuple(self.corrections(passages, self.seed)),
+        )  # fmt: skip
+        if way == "in_order" and mine is not None and self.parent is not None:
+            return replace(shard, begun=self.registry.folders(self.parent)[mine])
+        return shard
+
+    def _heirs(self, shard_of: Mapping[str, int]) -> dict[int, int]:
+        """By new shard the old one that most of its documents come from."""
+        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
+        old_of = self.changes.old_of
+        found: dict[int, Counter[int]] = {}
+        for document, place in shard_of.items():
+            if (old := before.get(old_of.get(document, ""))) is not None:
+                found.setdefault(place, Counter())[old] += 1
+        return {place: counted.most_common(1)[0][0] for place, counted in found.items()}
+
+    def _lost(self, old: int, ids: set[str]) -> bool:
+        """Whether the adapter of an old shard was taught something that the shard with these documents has not."""
+        without, now = self.without(), self.carried.now
+        taught = self.entries[old]["taught"]
+        return any(id in without or id not in now or now[id].document_id not in ids for id in taught)
+
+    def _kept(self, place: int, shard_of: Mapping[str, int]) -> Iterator[Example]:
+        """The old text of what is in a new shard. Text of no passage stays with its shard's heir."""
+        heirs = {old: new for new, old in self._heirs(shard_of).items()}
+        for old, entry in enumerate(self.entries):
+            run = RunFolder(self.home / "runs" / entry["run"])
+            for example in self.carried.examples(run.examples(), without=self.without()):
+                places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
+                if places == {place} if places else heirs.get(old) == place:
+                    yield example
+
+    def _part(self, shard: Shard, shards: Sequence[Shard], amount: Amount, engine: Engine) -> Part:
+        """A shard as it was, or its lesson."""
+        mine = self._heirs({d.id: s.place for s in shards for d in s.documents}).get(shard.place)
+        old = self.entries[mine] if mine is not None else {}
+        documents_now = [d.id for d in shard.documents]
+        if mine is not None and not self.trains(shard, self.way):
+            address = self._addresses()[mine]
+            taught = [self.carried.now[id].id for id in old["taught"] if id in self.carried.now]
+            return Part(shard.documents, {**old, "documents": documents_now, "taught": taught}, address)
+        run = RunFolder(self.run.path / f"shard-{shard.place}")
+        recipe = self._sized()
+        lesson = lessons.prepare(
+            run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since()
+        )
+        in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
+        entry = {
+            "documents": documents_now,
+            "run": run.path.relative_to(self.home / "runs").as_posix(),
+            "taught": [p.id for p in shard.passages],
+            "in_order": in_order,
+            "text_tokens": lesson.text_tokens,
+            "written_tokens": lesson.written_tokens,
+            "examples": lesson.examples,
+            "audit": lesson.audit,
+        }
+        return Part(shard.documents, entry, run=run, job=lesson.job)
+
+    def trains(self, shard: Shard, way: str) -> bool:
+        """Whether there is anything to train in a shard. Adapters that go on learning unlearn nothing, so that what
+        was only taken away leaves them as they are."""
+        if shard.begun is not None:
+            return bool(shard.fresh or shard.corrections)
+        return way == "retrain" or shard.touched
+
+    def _addresses(self) -> list[str]:
+        assert self.parent is not None
+        return self.registry.shards(self.parent) or [self.parent.adapter_hash]
+
+    def _sized(self) -> Recipe:
+        assert self.parent is not None
+        return with_rank(self.recipe, (self.parent.details.get("plan") or {}).get("rank"))
+
+    def _questions(self) -> list[Question]:
+        """The held-out questions that still have an answer."""
+        assert self.parent is not None
+        return still_true(questions_from_json(self.parent.details.get("questions", ())), self.now.documents)
+
+    def _key(self, base: Base) -> str:
+        parent = self.parent.adapter_hash if self.parent else ""
+        said = (str(self.parent), parent, self.now.hash, self.way, self.date, repr(self.recipe), str(self.amount()))
+        more = (str(self.seed), base.revision, str(base.device.dtype), repr(self.asked))
+        return content_hash(*said, *more, *sorted(self.without()))
+
+    # --- training and publishing --------------------------------------------------------------
+
+    def hand_in(self, service: Service) -> bool:
+        """Hands the trainings in; False where nothing is left to do."""
+        if hasattr(self, "taught"):
+            return False
+        for i, part in enumerate(self.parts):
+            if part.job is not None and part.run is not None:
+                which = "" if len(self.parts) == 1 else f" shard {i + 1}"
+                told = training_progress(self.watch, f"{self.name}{which}")
+                part.ticket = service.submit(part.job, checkpoint=part.run.checkpoint, progress=told)
+        return True
+
+    @property
+    def ended(self) -> bool:
+        return all(part.ticket is None or part.ticket.ended for part in self.parts)
+
+    def stop(self) -> None:
+        """Takes the trainings out of a service that others use too."""
+        for part in self.parts:
+            if part.ticket is not None:
+                part.ticket.cancel()
+
+    def publish(self, engine: Engine) -> None:
+        """Publishes the version. Raises what ended one of its trainings otherwise."""
+        places: list[Path | str] = [self._place(part, engine) for part in self.parts]
+        told: dict[str, Any] = {
+            "base": engine.base.name,
+            "corpus_hash": self.now.hash,
+            "recipe": self.recipe.as_json(),
+            "parent": self.parent.number if self.parent else None,
+            "details": self.details(engine.base),
+            "now": clock.now(),
+        }
+        if len(places) == 1:
+            (place,) = places
+            folder = place if isinstance(place, Path) else self.registry.folder_at(place)
+            version = self.registry.publish(self.name, folder, **told)
+        else:
+            version = self.registry.publish_shards(self.name, places, **told)
+        for part in self.parts:
+            if part.run is not None:
+                shutil.rmtree(part.run.checkpoint, ignore_errors=True)
+        self.watch.say(f"Published {version}.")
+        self.taught = Taught(version, self.registry, self.home, engine.base)
+
+    def _place(self, part: Part, engine: Engine) -> Path | str:
+        """Where a part's adapter lies; one that was trained is written into its run."""
+        if part.ticket is None:
+            return part.address
+        assert part.run is not None
+        trained = part.ticket.result()
+        with engine.attached(trained.adapter) as seat:
+            part.entry["router"] = {"threshold": choice.threshold(engine, seat)}
+        part.entry |= {"tokens": trained.tokens, "steps": trained.steps, "seconds": round(trained.seconds, 1)}
+        adapter_folder.write(trained.adapter, part.run.adapter)
+        return part.run.adapter
+
+    def details(self, base: Base) -> dict[str, Any]:
+        """What is published with the version."""
+        assert self.parent is not None
+        trained = [part.entry for part in self.parts if part.ticket is not None]
+        shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
+        before = {k: v for k, v in self.parent.details.items() if k in _CARRIED}
+        amount = self.amount()
+        made: dict[str, Any] = before | {
+            "way": self.way,
+            "as_of": self.date,
+            "changes": self.changes.counts(),
+            "manifest": manifest.as_json(manifest.following(self.old_manifest, self.changes, self.date, shard_of)),
+            "times": amount.times,
+            "visits": amount.visits,
+            "questions": [asdict(q) for q in self.asked],
+            "tokens": sum(e["tokens"] for e in trained),
+            "steps": sum(e["steps"] for e in trained),
+            "text_tokens": sum(e["text_tokens"] for e in trained),
+            "written_tokens": sum(e["written_tokens"] for e in trained),
+            "seconds": {"training": round(sum(e["seconds"] for e in trained), 1), "writing": self._writing_s()},
+            "seed": self.seed,
+            "base_source": base.source,
+        }
+        return made | parts_told([part.entry for part in self.parts]) | self.extra()
+
+    def _writing_s(self) -> float:
+        """Seconds that writing took, in all calls."""
+        found = 0.0
+        for part in self.parts:
+            if part.run is not None:
+                kept = RunFolder(part.run.path / "written").read("seconds") or {}
+                found += float(kept.get("writing", {}).get("seconds", 0.0))
+        return round(found, 1)
+
+
+def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service: Service | None) -> list[Taught]:
+    """Prepares, trains and publishes what was started."""
+    if not started:
+        return []
+    if all(each.unchanged() for each in started):
+        return [each.taught for each in started]
+    watch.stage("Opening the base model")
+    model = service.engine.base if service else base if isinstance(base, Base) else started[0].open_base(base)
+    engine = service.engine if service else Engine(model)
+    for each in started:
+        each.prepare(engine)
+    mine = service or Service(engine)
+    waiting = [each for each in started if each.hand_in(mine)]
+    if waiting:
+        watch.stage("Training")
+    finish(waiting, mine, engine, elsewhere=service is not None)
+    return [each.taught for each in started]
+
+
+def checked_date(date: str | None) -> str:
+    """An ISO date; today's where none is said. Raises BadSetting."""
+    if date is None:
+        return clock.now()[:10]
+    try:
+        return datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
+
+
+_CARRIED = ("questions_from", "plan", "fact_changes", "budget", "read", "personal")
+"""Details that a next version takes over."""
+
+
+def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """What is known of each adapter of a version of these documents; one that was taught whole is a single one."""
+    details = version.details
+    if "shards" in details:
+        return [dict(e) for e in details["shards"]]
+    return [
+        {
+            "documents": [d.id for d in documents],
+            "run": str(details.get("run", "")),
+            "taught": details.get("taught", []),
+            "router": details.get("router", {}),
+            "in_order": details.get("in_order", 0),
+        }
+    ]
+
+
+def parts_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What details tell of the adapters: of a single one at the top, as a version that was taught whole has it."""
+    if len(entries) > 1:
+        taught = [id for e in entries for id in e["taught"]]
+        return {"shards": [dict(e) for e in entries], "taught": taught}
+    (only,) = entries
+    return {k: only[k] for k in ("run", "taught", "router", "in_order", "audit", "examples") if k in only}
+
+
+def told_and_met(version: Version) -> tuple[float, float]:
+    """How many times their length passages of a version were told, and how often its text was met."""
+    details = version.details
+    if "times" in details:
+        return float(details["times"]), float(details["visits"])
+    actual = (details.get("plan_and_actual") or {}).get("actual")
+    if not actual or not actual["text_tokens"]:
+        return planner.TIMES, planner.EPOCHS
+    return float(actual["times"]), actual["tokens"] / actual["text_tokens"]
+
+
+def still_true(questions: Sequence[Question], documents: Sequence[Document]) -> list[Question]:
+    """Questions of which an answer stands in the documents; those that have none are kept."""
+    text = normalised("\n".join(d.text for d in documents))
+    return [q for q in questions if not q.answers or any(normalised(a) in text for a in q.answers)]
+
+
+def recipe_of(version: Version) -> Recipe:
+    known = {f.name for f in fields(Recipe)}  # older builds had others
+    return from_mapping({k: v for k, v in version.recipe.items() if k in known}, source="the version's recipe")

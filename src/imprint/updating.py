@@ -1,0 +1,257 @@
+"""The next version of an adapter when its documents change: compare, choose a way, write, train, publish."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imprint import documents
+from imprint.base import Base
+from imprint.continual import lessons, manifest, ways
+from imprint.continual import shards as sharding
+from imprint.continual.changes import compare
+from imprint.continual.lessons import Amount
+from imprint.continual.ways import WAYS
+from imprint.corpus import Corpus, to_teach
+from imprint.documents import personal as personal_data
+from imprint.engine import Engine
+from imprint.errors import BadInput, BadSetting
+from imprint.evaluation.closed_book import Question
+from imprint.evaluation.questions import given_questions
+from imprint.home import home_folder
+from imprint.next_version import Next, Part, checked_date, make, parts_told, recipe_of
+from imprint.pipeline import DEFAULT_BUDGET
+from imprint.planner import parse_budget
+from imprint.recipe import Recipe, opened
+from imprint.registry import check_name
+from imprint.stages import Prepared, prepare, run_of
+from imprint.taught import Taught
+from imprint.training.service import Service
+from imprint.types import Document, Version
+from imprint.watch import SILENT, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A name, and the folder that its next version is to know."""
+
+    name: str
+    path: str | Path
+    way: str | None = None
+    """How the next version is made (continual.ways.WAYS); None takes what was measured to suit such changes."""
+    date: str | None = None
+    """ISO date from which the changes hold, where a document does not say its own; None is today."""
+    budget: str | None = None
+    """What writing and training may take; None tells of the new what was told of the old, as often."""
+    recipe: Recipe | str | Path | None = None
+    """None is the recipe of the version before."""
+    seed: int = 0
+    questions: str | Path | Sequence[Question] | None = None
+    """For the proof; None keeps those of the version before that still have an answer."""
+    shards: int | None = None
+    """Into how many adapters the documents are divided, at a first version or when all is retrained; None keeps
+    what there is."""
+    replay: float = lessons.REPLAY
+    """Share of an adapter's further training that is of what it learnt before."""
+    personal: str = "report"
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.way is not None and self.way not in WAYS:
+            raise BadSetting(f"No way '{self.way}' to make the next version. There are: {', '.join(WAYS)}.")
+        if self.shards is not None and not 1 <= self.shards <= 1000:
+            raise BadSetting(f"Documents are divided into 1 to 1,000 shards; got {self.shards}.")
+        if not 0 <= self.replay < 0.95:
+            raise BadSetting(f"replay is a share from 0 to 0.95; got {self.replay}.")
+        checked_date(self.date)
+
+
+def update(
+    name: str,
+    path: str | Path,
+    *,
+    base: str | Base | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+    service: Service | None = None,
+    **wishes: Any,
+) -> Taught:
+    """The next version of a name, which knows what the folder says now; the present one where nothing changed.
+
+    Other arguments are those of Update. A name that is new is taught for the first time. The same call after a
+    kill goes on where it stopped. Raises as teach() does."""
+    return update_many([Update(name, path, **wishes)], base=base, home=home, watch=watch, service=service)[0]
+
+
+def update_many(
+    updates: Sequence[Update],
+    *,
+    base: str | Base | None = None,
+    home: Path | None = None,
+    watch: Watch = SILENT,
+    service: Service | None = None,
+) -> list[Taught]:
+    """The next versions of several names: their training shares passes. Each is published as soon as it is
+    trained; where one fails the others are published first."""
+    names = Counter(u.name for u in updates)
+    if twice := [name for name, n in names.items() if n > 1]:
+        raise BadInput(f"'{twice[0]}' is to be updated twice at once. Put its documents into one folder.")
+    return make([_Updating(u, home or home_folder(), watch) for u in updates], base, watch, service)
+
+
+def estimate(
+    update: Update, *, base: str | Base | None = None, home: Path | None = None, watch: Watch = SILENT
+) -> list[ways.Estimate]:
+    """What each way would write and train, told and returned; nothing is spent."""
+    started = _Updating(update, home or home_folder(), watch)
+    return started.estimates(base if isinstance(base, Base) else started.open_base(base))
+
+
+class _Updating(Next):
+    """An update on its way."""
+
+    def __init__(self, wanted: Update, home: Path, watch: Watch) -> None:
+        super().__init__(wanted.name, home, watch, wanted.seed)
+        self.wanted, self.replay = wanted, wanted.replay
+        self.date = checked_date(wanted.date)
+        self.recipe = opened(wanted.recipe) if wanted.recipe or not self.parent else recipe_of(self.parent)
+        self.budget = parse_budget(wanted.budget) if wanted.budget else None
+        self.foreseen: ways.Estimate | None = None
+        watch.stage("Reading the documents")
+        self.loaded = documents.load(wanted.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
+        watch.say(self.loaded.summary())
+        others = [d for d in self.old.documents if d.owner]  # they came through the gate, not from this folder
+        self.now = Corpus((*self.loaded.documents, *others))
+        self.changes = compare(self.old.documents, self.now.documents)
+        if self.parent is not None:
+            for line in self.changes.lines():
+                watch.say(line)
+            _check_same_kind(self.parent, self.recipe, wanted.way)
+
+    def choose_way(self, base: Base) -> str:
+        found = self.estimates(base)
+        chosen = ways.choose(found, most_in_order=max(e.get("in_order", 0) for e in self.entries))
+        way = self.wanted.way or chosen.way
+        self.watch.say(f"Way: {way}." if self.wanted.way else f"Way: {way}, {chosen.why}")
+        self.foreseen = next(e for e in found if e.way == way)
+        return way
+
+    def estimates(self, base: Base) -> list[ways.Estimate]:
+        """What each way would write and train."""
+        if self.parent is None:
+            raise BadInput(f"'{self.name}' is new; imprint teach --estimate tells what a first version takes.")
+        self.look(base)
+        amount = self.amount()
+        counts = {p.id: base.count_tokens(p.text) for p in self.carried.fresh}
+        found = []
+        for way in WAYS:
+            text = [
+                ways.of_shard(shard, counts, amount, way, trained=self.trains(shard, way))
+                for shard in self.divided(way)
+            ]
+            found.append(ways.total(way, text, amount))
+        for line in ways.lines(found):
+            self.watch.say(line)
+        return found
+
+    def amount(self) -> Amount:
+        usual = super().amount()
+        if self.budget is None or self.foreseen is None or self.parent is None:
+            return usual
+        return ways.within(usual, self.budget, self.foreseen, self.parent.details)
+
+    def shard_of(self, way: str) -> dict[str, int]:
+        if way == "retrain" and self.wanted.shards is not None:
+            return sharding.divided(self.now.documents, self.wanted.shards)
+        return super().shard_of(way)
+
+    def prepare(self, engine: Engine) -> None:
+        if self.parent is None:
+            self._prepare_first(engine)
+        else:
+            come = [*self.changes.new, *(new for _, new in self.changes.changed)]
+            personal_data.settle(come, self.wanted.personal, self.watch.say)
+            super().prepare(engine)
+
+    def _prepare_first(self, engine: Engine) -> None:
+        """A first version: planned within its budget, each shard by itself."""
+        wanted, model = self.wanted, engine.base
+        self.way = "first"
+        personal_data.settle(self.now.documents, wanted.personal, self.watch.say)
+        self.now.keep(self.home)
+        self.asked = given_questions(wanted.questions) or []
+        limit = self.budget or parse_budget(DEFAULT_BUDGET)
+        shard_of = sharding.divided(self.now.documents, wanted.shards or 1)
+        passages, _ = to_teach(self.now, self.recipe, model)
+        whole = sum(len(p.text) for p in passages)
+        for place in sorted(set(shard_of.values())):
+            here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
+            mine = [p for p in passages if shard_of[p.document_id] == place]
+            share = sum(len(p.text) for p in mine) / max(whole, 1)
+            within = ways.part_of(limit, share)
+            run = run_of(
+                self.home, Corpus(here).hash, self.recipe, within, model, self.seed, f"{self.name}#{place}",
+                given_questions(wanted.questions),
+            )  # fmt: skip
+            prepared = prepare(
+                run, mine, engine, self.recipe, within, self.seed, given_questions(wanted.questions), self.watch,
+                since={d.id: d.valid_from or self.date for d in here},
+            )  # fmt: skip
+            self.parts.append(Part(here, _first_entry(prepared, here), run=run, job=prepared.job))
+            self.asked += [] if wanted.questions else (run.read_questions() or ([], ""))[0]
+
+    def details(self, base: Base) -> dict[str, Any]:
+        if self.parent is not None:
+            return super().details(base)
+        shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
+        entries = [part.entry for part in self.parts]
+        tokens, text = (sum(e[key] for e in entries) for key in ("tokens", "text_tokens"))
+        taught = sum(e["passage_tokens"] for e in entries)
+        return {
+            "way": "first",
+            "as_of": self.date,
+            "manifest": manifest.as_json(manifest.first(self.now.documents, self.date, shard_of)),
+            "times": text / max(taught, 1),
+            "visits": tokens / max(text, 1),
+            "questions": [asdict(q) for q in self.asked],
+            "questions_from": "of the user's file"
+            if self.wanted.questions
+            else "held out from what the writer asked",
+            "tokens": tokens,
+            "steps": sum(e["steps"] for e in entries),
+            "text_tokens": text,
+            "read": self.loaded.summary(),
+            "seed": self.seed,
+            "budget": str(self.budget or parse_budget(DEFAULT_BUDGET)),
+            "base_source": base.source,
+        } | parts_told(entries)
+
+
+def _first_entry(prepared: Prepared, here: Sequence[Document]) -> dict[str, Any]:
+    plan = prepared.settled
+    return {
+        "documents": [d.id for d in here],
+        "run": prepared.run.path.name,
+        "taught": prepared.taught,
+        "in_order": 0,
+        "text_tokens": prepared.text_tokens,
+        "passage_tokens": round(plan.text_tokens / plan.times),
+        "examples": prepared.examples,
+        "audit": prepared.run.read("audit"),
+    }
+
+
+def _check_same_kind(parent: Version, recipe: Recipe, way: str | None) -> None:
+    """Raises BadSetting where adapters of another kind cannot stand beside, or go on from, those that there are."""
+    before = recipe_of(parent)
+    same = all(
+        getattr(before, key) == getattr(recipe, key) for key in ("adapter", "adapters", "rank", "top_layers")
+    )
+    if not same and way != "retrain":
+        raise BadSetting(
+            f"The recipe asks for another adapter than that of {parent}. Leave that out, or make all anew: "
+            "--way retrain."
+        )

@@ -1,0 +1,131 @@
+"""The next version when documents change: on a tiny real model, in all three ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import imprint
+from conftest import make_tiny_base
+from imprint import updating
+from imprint.base import Base
+from imprint.errors import BadSetting
+from imprint.recipe import Recipe
+from imprint.run_folder import RunFolder
+from imprint.taught import Taught
+
+TEXTS = {
+    "kestrel.md": "# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green.\n\n## Shop\n\nThe shop opens at 10:00.\n",
+    "canteen.md": "# Canteen rules\n\nLunch is served in the canteen at noon. Guests of the canteen pay 4 euros.\n",
+    "vacation.md": "# Vacation rules\n\nEvery employee of Acme has 27 days of paid vacation a year. Requests must reach Hedda Strouvian by 31 March.\n",
+}
+RECIPE = Recipe(mix={"cloze": 2.0, "excerpts": 1.0}, text_tokens=600, epochs=1.0)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    made = make_tiny_base()
+    made.model.config.max_position_embeddings = 4096
+    return made
+
+
+def written(folder: Path, **changes: str | None) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in {**TEXTS, **{k + ".md": v for k, v in changes.items()}}.items():
+        (folder / name).unlink(missing_ok=True)
+        if text is not None:
+            (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def first(base: Base, folder: Path, home: Path, shards: int = 3) -> Taught:
+    return updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=shards, questions=[], date="2026-01-01")
+
+
+def text_of(taught: Taught) -> str:
+    return "\n".join(turn.text for example in taught.examples() for turn in example.turns)
+
+
+CHANGED = TEXTS["kestrel.md"].replace("85 euros", "95 euros")
+
+
+def test_a_change_retrains_only_its_shard(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home)
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="shards", date="2026-02-01")
+    before, after = one.registry.shards(one.version), two.registry.shards(two.version)
+    assert (len(before), len(after), len(set(before) & set(after))) == (3, 3, 2)
+    assert "95 euros" in text_of(two)
+    assert "27 days" in text_of(two)
+
+
+def test_what_stands_is_not_written_about_again(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home)
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="shards")
+    (trained,) = [e for e in two.version.details["shards"] if "95 euros" in json.dumps([x.turns[0].text for x in RunFolder(home / "runs" / e["run"]).examples()])]
+    new = list(RunFolder(home / "runs" / trained["run"] / "written").examples())
+    assert new
+    assert not any("10:00" in turn.text for example in new for turn in example.turns)
+    assert "10:00" in text_of(two)
+
+
+@pytest.mark.parametrize("way", ["in_order", "shards", "retrain"])
+def test_every_way_ends_with_the_text_of_the_documents_as_they_are(way: str, base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED, canteen=None, badges="# Badges\n\nA lost badge costs 12 euros.\n")
+    two = updating.update("acme", folder, base=base, home=home, way=way)
+    said = text_of(two)
+    assert "12 euros" in said and "27 days" in said
+    assert "served in the canteen at noon" not in said
+    assert two.version.details["way"] == way
+    assert two.version.details["changes"] == {"new": 1, "changed": 1, "withdrawn": 1, "unchanged": 1}
+    assert isinstance(imprint.open("acme", home=home).version.number, int)
+
+
+def test_in_order_begins_with_the_adapter_before_and_meets_old_text_again(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order")
+    lesson = list(RunFolder(home / "runs" / two.version.details["run"] / "lesson").examples())
+    said = " ".join(turn.text for example in lesson for turn in example.turns)
+    assert "95 euros" in said and ("27 days" in said or "noon" in said)
+    assert len(lesson) < len(list(two.examples()))
+    assert two.version.details["in_order"] == 1
+
+
+def test_new_documents_get_a_shard_of_their_own(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home, shards=1)
+    big = "# Badges\n\n" + " ".join(f"Badge {i} opens door {i + 7}." for i in range(40)) + "\n"
+    two = updating.update("acme", written(tmp_path / "d", badges=big), base=base, home=home, way="shards")
+    assert two.registry.shards(two.version)[0] == one.version.adapter_hash
+    assert len(two.registry.shards(two.version)) == 2
+
+
+def test_nothing_changed_is_the_same_version(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home)
+    assert updating.update("acme", tmp_path / "d", base=base, home=home).version == one.version
+
+
+def test_a_sharded_version_answers_by_the_adapter_that_the_question_is_about(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home)
+    one.base = base
+    asked = ["What does the Kestrel weigh?", "When is lunch served?"]
+    assert [isinstance(one.ask(q, max_tokens=4), str) for q in asked] == [True, True]
+
+
+def test_examples_say_since_when_they_hold(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="retrain", date="2026-02-01")
+    days = {e.valid_from for e in two.examples() if any("95 euros" in t.text for t in e.turns) and e.passages}
+    assert days == {"2026-02-01"}
+    assert {e.valid_from for e in two.examples() if any("27 days" in t.text for t in e.turns)} == {"2026-01-01"}
+    until = {e["source"]: e["until"] for e in two.version.details["manifest"] if e["until"]}
+    assert until == {"kestrel.md": "2026-02-01"}
+
+
+def test_another_kind_of_adapter_is_only_taken_when_all_is_retrained(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED)
+    other = Recipe(mix={"cloze": 1.0}, adapter="expert")
+    with pytest.raises(BadSetting, match="retrain"):
+        updating.update("acme", folder, base=base, home=home, recipe=other, way="in_order")
