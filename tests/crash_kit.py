@@ -24,6 +24,7 @@ from typing import Any
 
 import imprint
 from conftest import make_tiny_base
+from imprint import updating
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
@@ -104,9 +105,17 @@ def trials(base: Base, work: Path) -> dict[str, Trial]:
             documents, name="acme", base=base, budget="300 tokens", recipe=RECIPE, personal="ignore", home=home
         )
 
+    changed = _documents(work / "changed", TEXTS | {"kestrel.md": TEXTS["kestrel.md"].replace("85", "95")})
+
+    def update(home: Path, folder: Path = changed) -> None:
+        updating.update(
+            "acme", folder, base=base, home=home, recipe=RECIPE, shards=2, questions=[], date="2026-03-01"
+        )  # fmt: skip
+
     return {
         "publish": Trial("publish", lambda home: publish(home, 0), publish, leaves=(2, 3)),
         "teach": Trial("teach", lambda home: publish(home, 0), teach, leaves=(2,)),
+        "update": Trial("update", lambda home: update(home, documents), update, leaves=(2,)),
     }
 
 

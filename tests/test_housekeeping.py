@@ -151,6 +151,15 @@ def test_the_command_ends_with_1_where_something_is_damaged(kept: Path) -> None:
     assert json.loads(found.stdout)["whole"] is False
 
 
+def test_what_an_import_says_of_folders_names_none_here(kept: Path, tmp_path: Path) -> None:
+    registry = Registry(kept)
+    out = registry.export(registry.get("handbook"), tmp_path / "out")
+    record = out / "imprint.json"
+    record.write_text(record.read_text().replace(KEY, "../../../etc"))
+    details = registry.import_folder(out, "strange", now=NOW).details
+    assert not {"run", "shards"} & set(details)
+
+
 # --- backup and restore -----------------------------------------------------------------------
 
 

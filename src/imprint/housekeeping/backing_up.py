@@ -41,9 +41,10 @@ _MAX_MANIFEST_BYTES = 1 << 28
 _TRIES = 3
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_RUN = r"runs/[0-9a-f]{16}(?:/shard-[0-9]{1,4})?(?:/written|/lesson)?"
 _KEPT = re.compile(
     rf"(?:tenants/[a-z0-9][a-z0-9._-]{{0,63}}/)?(?:registry\.db|keys\.json|adapters/[0-9a-f]{{64}}/{_PLAIN}"
-    rf"|corpora/[0-9a-f]{{16}}\.jsonl|runs/[0-9a-f]{{16}}/[a-z_]+\.jsonl?|jobs/{_PLAIN}/(?:job\.json|events\.jsonl)"
+    rf"|corpora/[0-9a-f]{{16}}\.jsonl|{_RUN}/[a-z_]+\.jsonl?|jobs/{_PLAIN}/(?:job\.json|events\.jsonl)"
     rf"|(?:admissions|certificates|curves|uploads)(?:/{_PLAIN}){{1,4}})"
 )
 """What a home is made of, as far as it cannot be made again."""
@@ -130,7 +131,7 @@ def _members(home: Path, making: Path, runs: bool) -> tuple[dict[str, Path], int
                     found += files.path(each, address).iterdir()
                 found.append(corpus.file_of(each, version.corpus_hash))
                 for key in run_keys(version) if runs else []:
-                    found += (each / "runs" / key).glob("*.json*")
+                    found += (each / "runs" / key).rglob("*.json*")
         for path in found:
             name = prefix + path.relative_to(each).as_posix()
             if _KEPT.fullmatch(name) and path.is_file() and not path.is_symlink() and path.name != "draft.jsonl":

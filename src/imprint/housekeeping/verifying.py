@@ -25,6 +25,8 @@ from imprint.run_folder import RunFolder
 from imprint.types import Version
 from imprint.watch import SILENT, Watch
 
+# A key leads nowhere but below runs/, whoever wrote the row.
+_RUN = re.compile(r"[0-9a-f]{16}(?:/shard-[0-9]{1,4})?")
 # As write_whole() names what it has not renamed yet.
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}")
 
@@ -98,7 +100,8 @@ def versions(registry: Registry) -> list[Version]:
 def run_keys(version: Version) -> list[str]:
     """The run folders that a version speaks of: its own, or one for each of its shards."""
     parts = [version.details, *version.details.get("shards", [])]
-    return sorted({str(part["run"]) for part in parts if part.get("run")})
+    keys = {str(part.get("run")) for part in parts}
+    return sorted(key for key in keys if _RUN.fullmatch(key))
 
 
 @dataclass
@@ -201,18 +204,19 @@ class _Findings:
 
     def _runs(self, home: Path, wanted: set[str]) -> None:
         folder = home / "runs"
+        gone = {key for key in wanted if not (folder / key).is_dir()}
         there = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
-        if gone := wanted - there:
+        if gone:
             self.told.append(
                 f"{self._named(folder)}: the training text of {len(gone)} teachings is not here ({_some(gone)}). "
                 "What was taught is served and asked as before; an update of it writes its text anew."
             )
-        if others := there - wanted:
+        if others := there - {key.partition("/")[0] for key in wanted}:
             self.told.append(
                 f"{self._named(folder)}: {len(others)} folders are of no version ({_some(others)}): teachings that "
                 "were stopped go on with the same command, and versions that were removed leave theirs."
             )
-        for key in sorted(wanted & there):
+        for key in sorted(wanted - gone):
             self.counted["runs"] += 1
             if self.deep and (broken := _broken_run(folder / key)):
                 self.told.append(f"{self._named(folder / key)}: {broken}")

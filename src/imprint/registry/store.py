@@ -31,6 +31,8 @@ UNFINISHED_AFTER_S = 24 * 3600
 """A half-written folder older than this has no writer any more."""
 
 _RETRY_S = 0.02
+_OF_ITS_HOME = ("run", "shards")
+"""Details that name folders of the home where a version was made. Whoever wrote them, they must not name any here."""
 
 # The method `list` hides the builtin from the annotations of its class.
 Versions = list[Version]
@@ -355,7 +357,8 @@ class Registry:
         source = files.plain_files(folder)
         del source[files.EXPORT_RECORD], source[files.SUMS]
         came_from = {"version": str(told), "parent": told.parent, "created_at": told.created_at}
-        details = {**told.details, "imported": came_from}
+        details = {key: value for key, value in told.details.items() if key not in _OF_ITS_HOME}
+        details["imported"] = came_from
         draft = Version(name, 0, "", told.base, told.corpus_hash, told.recipe, None, now, details)
         return self._publish(draft, source, reports)
 
