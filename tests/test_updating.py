@@ -89,7 +89,7 @@ def test_in_order_begins_with_the_adapter_before_and_meets_old_text_again(base: 
     lesson = list(RunFolder(home / "runs" / two.version.details["run"] / "lesson").examples())
     said = " ".join(turn.text for example in lesson for turn in example.turns)
     assert "95 euros" in said and ("27 days" in said or "noon" in said)
-    assert len(lesson) < len(list(two.examples()))
+    assert len(lesson) <= len(list(two.examples()))
     assert two.version.details["in_order"] == 1
 
 

@@ -18,6 +18,10 @@ from imprint.base import Base
 from imprint.continual import lessons, manifest
 from imprint.continual import shards as sharding
 from imprint.continual.changes import Carried, Changes, carry
+from imprint.continual.corrections import corrections
+from imprint.continual.fact_changes import fact_changes
+from imprint.continual.histories import History
+from imprint.continual.ledger import Ledger
 from imprint.continual.lessons import Amount, Shard
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
@@ -30,7 +34,7 @@ from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
-from imprint.types import Document, Example, Passage, Version, content_hash
+from imprint.types import Document, Example, Version, content_hash
 from imprint.watch import Watch
 
 
@@ -90,10 +94,6 @@ class Next:
         """Ids of old passages of which no example may be kept, though their words still stand."""
         return frozenset()
 
-    def corrections(self, passages: Sequence[Passage], seed: int) -> Sequence[Example]:
-        """What is taught of the changes themselves."""
-        return ()
-
     def unchanged(self) -> bool:
         """Whether the version before is the next one."""
         if self.parent is None or self.changes.any:
@@ -140,9 +140,17 @@ class Next:
         self.carried: Carried = carry(self.before, self.passages, self.changes)
         self.entries = entries_of(self.parent, self.old.documents)
         self.old_manifest = manifest.of_version(self.parent, self.old.documents)
+        self.ledger = Ledger.of(self.parent.details.get("ledger", ()))
+        self.note_changes()
+        self.histories = self.ledger.histories(manifest.begun(self.old_manifest))
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
+
+    def note_changes(self) -> None:
+        """Puts into the ledger what changed since the version before."""
+        changed = fact_changes(self.before, self.passages)
+        self.ledger = self.ledger.moved(self.carried.now).with_changes(changed, self.since(), self.date)
 
     def amount(self) -> Amount:
         """As much text and training as the version before had."""
@@ -181,17 +189,35 @@ class Next:
         ids = {d.id for d in here}
         passages = tuple(p for p in self.passages if p.document_id in ids)
         mine = self._heirs(shard_of).get(place)
-        gone = mine is None or self._lost(mine, ids)
+        told = [h for h in self.histories if self._place_of(h, shard_of) == place]
         shard = Shard(
             place, here, passages,
             fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
-            gone=gone,
+            gone=mine is None or self._lost(mine, ids),
             kept=partial(self._kept, place, shard_of),
-            corrections=tuple(self.corrections(passages, self.seed)),
+            corrections=tuple(corrections(told, seed=self.seed, said=self.passages)),
+            news=tuple(corrections(filter(self._is_news, told), seed=self.seed, said=self.passages)),
         )  # fmt: skip
         if way == "in_order" and mine is not None and self.parent is not None:
             return replace(shard, begun=self.registry.folders(self.parent)[mine])
         return shard
+
+    def _is_news(self, history: History) -> bool:
+        """Whether what is said now was never said before: the adapters were taught what was said then."""
+        said = history.held[-1].said.passage_id
+        fresh = {p.id for p in self.carried.fresh}
+        if history.withdrawn:
+            return said in {p.id for p in self.before} and said not in self.carried.now
+        return said in fresh
+
+    def _place_of(self, history: History, shard_of: Mapping[str, int]) -> int | None:
+        """The shard that is taught of a history: that of the document which says it now, or of its next edition;
+        None where neither is left, for then no adapter is that knows it."""
+        document = history.held[-1].said.passage_id.partition(":")[0]
+        if document in shard_of:
+            return shard_of[document]
+        source = next((e.source for e in self.old_manifest if e.document == document), None)
+        return next((shard_of[d.id] for d in self.now.documents if d.source == source), None)
 
     def _heirs(self, shard_of: Mapping[str, int]) -> dict[int, int]:
         """By new shard the old one that most of its documents come from."""
@@ -215,6 +241,8 @@ class Next:
         for old, entry in enumerate(self.entries):
             run = RunFolder(self.home / "runs" / entry["run"])
             for example in self.carried.examples(run.examples(), without=self.without()):
+                if example.generator.startswith("corrections/"):
+                    continue  # made anew from the ledger
                 places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
                 if places == {place} if places else heirs.get(old) == place:
                     yield example
@@ -250,7 +278,7 @@ class Next:
         """Whether there is anything to train in a shard. Adapters that go on learning unlearn nothing, so that what
         was only taken away leaves them as they are."""
         if shard.begun is not None:
-            return bool(shard.fresh or shard.corrections)
+            return bool(shard.fresh or shard.news)
         return way == "retrain" or shard.touched
 
     def _addresses(self) -> list[str]:
@@ -342,6 +370,7 @@ class Next:
             "as_of": self.date,
             "changes": self.changes.counts(),
             "manifest": manifest.as_json(manifest.following(self.old_manifest, self.changes, self.date, shard_of)),
+            "ledger": self.ledger.as_json(),
             "times": amount.times,
             "visits": amount.visits,
             "questions": [asdict(q) for q in self.asked],
@@ -394,7 +423,7 @@ def checked_date(date: str | None) -> str:
         raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
 
 
-_CARRIED = ("questions_from", "plan", "fact_changes", "budget", "read", "personal")
+_CARRIED = ("questions_from", "plan", "budget", "read", "personal")
 """Details that a next version takes over."""
 
 

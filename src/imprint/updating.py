@@ -120,6 +120,7 @@ class _Updating(Next):
         self.recipe = opened(wanted.recipe) if wanted.recipe or not self.parent else recipe_of(self.parent)
         self.budget = parse_budget(wanted.budget) if wanted.budget else None
         self.foreseen: ways.Estimate | None = None
+        self.all_foreseen: list[ways.Estimate] = []
         watch.stage("Reading the documents")
         self.loaded = documents.load(wanted.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
         watch.say(self.loaded.summary())
@@ -137,7 +138,11 @@ class _Updating(Next):
         way = self.wanted.way or chosen.way
         self.watch.say(f"Way: {way}." if self.wanted.way else f"Way: {way}, {chosen.why}")
         self.foreseen = next(e for e in found if e.way == way)
+        self.all_foreseen = found
         return way
+
+    def extra(self) -> dict[str, Any]:
+        return {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}}
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
@@ -156,6 +161,13 @@ class _Updating(Next):
         for line in ways.lines(found):
             self.watch.say(line)
         return found
+
+    def unchanged(self) -> bool:
+        return False if self.wanted.way == "retrain" and self.parent else super().unchanged()
+
+    def _questions(self) -> list[Question]:
+        given = given_questions(self.wanted.questions)
+        return super()._questions() if given is None else given
 
     def amount(self) -> Amount:
         usual = super().amount()
@@ -183,7 +195,9 @@ class _Updating(Next):
         personal_data.settle(self.now.documents, wanted.personal, self.watch.say)
         self.now.keep(self.home)
         self.asked = given_questions(wanted.questions) or []
-        limit = self.budget or parse_budget(DEFAULT_BUDGET)
+        # Text of a size that was asked for is written whole, unless a budget was said too.
+        sized = self.recipe.text_tokens is not None and self.budget is None
+        limit = None if sized else self.budget or parse_budget(DEFAULT_BUDGET)
         shard_of = sharding.divided(self.now.documents, wanted.shards or 1)
         passages, _ = to_teach(self.now, self.recipe, model)
         whole = sum(len(p.text) for p in passages)
@@ -191,7 +205,7 @@ class _Updating(Next):
             here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
             mine = [p for p in passages if shard_of[p.document_id] == place]
             share = sum(len(p.text) for p in mine) / max(whole, 1)
-            within = ways.part_of(limit, share)
+            within = ways.part_of(limit, share) if limit else None
             run = run_of(
                 self.home, Corpus(here).hash, self.recipe, within, model, self.seed, f"{self.name}#{place}",
                 given_questions(wanted.questions),

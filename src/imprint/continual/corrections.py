@@ -253,7 +253,7 @@ def _days(since: str | None, until: str | None, count: int, draw: random.Random)
     span = datetime.timedelta(_SPAN_DAYS)
     end = datetime.date.fromisoformat(until) if until else None
     begin = datetime.date.fromisoformat(since) if since else (end or datetime.date.max) - span
-    days = ((end or begin + span) - begin).days
+    days = max(0, ((end or begin + span) - begin).days)
     return [begin + datetime.timedelta(d) for d in draw.sample(range(days), min(count, days))]
 
 

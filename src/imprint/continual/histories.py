@@ -50,7 +50,7 @@ def histories(
     What was only put otherwise is no change: its newest wording stands for it."""
     chains: list[History] = []
     by_text: dict[str, list[int]] = {}
-    dates = [_day(date) for date, _ in updates]
+    dates = [day_of(date) for date, _ in updates]
     if dates != sorted(dates):
         raise BadInput(f"Updates must come oldest first; got them of {', '.join(dates)}. Sort them by their dates.")
     for date, (_, changes) in zip(dates, updates, strict=True):
@@ -81,7 +81,7 @@ def _chain_of(change: FactChange, chains: Sequence[History], by_text: Mapping[st
 def _begun(change: FactChange, date: str, since: Mapping[str, str]) -> History:
     if change.old is not None:
         began = since.get(change.old.passage_id.split(":")[0])
-        return History((Held(change.old, _day(began) if began else None),))
+        return History((Held(change.old, day_of(began) if began else None),))
     assert change.new is not None
     return History((Held(change.new, date),))
 
@@ -112,7 +112,7 @@ def _without_empty(chain: History) -> History:
     return replace(chain, held=tuple(held) or chain.held)
 
 
-def _day(date: str) -> str:
+def day_of(date: str) -> str:
     """The day of an ISO date or time."""
     try:
         return datetime.date.fromisoformat(date[:10]).isoformat()

@@ -47,11 +47,20 @@ class Shard:
     begun: Path | None = None
     """The folder of the adapter that is to go on learning; None begins anew."""
     corrections: tuple[Example, ...] = ()
+    """What is taught of all changes so far."""
+    news: tuple[Example, ...] = ()
+    """Those of them that were never taught."""
 
     @property
     def touched(self) -> bool:
         """Whether its adapter is not what it should be."""
-        return bool(self.fresh or self.gone or self.corrections)
+        return bool(self.fresh or self.gone or self.news)
+
+    def before(self) -> Iterator[Example]:
+        """All that its adapter was taught before, as far as it still stands."""
+        news = set(self.news)
+        yield from self.kept()
+        yield from (e for e in self.corrections if e not in news)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +113,9 @@ def prepare(
     if shard.begun is not None:
         lesson = RunFolder(run.path / "lesson")
         if not lesson.has_examples:
-            new = [*written.examples(), *shard.corrections]
+            new = [*written.examples(), *shard.news]
             size = sum(map(characters, new))
-            again = replayed(shard.kept, round(size * amount.replay / (1 - amount.replay)), seed)
+            again = replayed(shard.before, round(size * amount.replay / (1 - amount.replay)), seed)
             lesson.write_examples(chain(new, again))
     job = job_of(lesson, engine.base, recipe, seed, shard.passages)
     job = taught_by_reader(job, lesson, engine, recipe, shard.passages, watch)

@@ -58,6 +58,14 @@ def current(entries: Sequence[Entry]) -> list[Entry]:
     return [e for e in entries if e.until is None]
 
 
+def begun(entries: Sequence[Entry]) -> dict[str, str]:
+    """By document id the day from which the first edition of that document holds."""
+    first: dict[str, str] = {}
+    for e in entries:
+        first[e.source] = min(e.since, first.get(e.source, e.since))
+    return {e.document: first[e.source] for e in entries}
+
+
 def shard_of(entries: Sequence[Entry]) -> dict[str, int]:
     """In which shard each document is that holds now."""
     return {e.document: e.shard for e in current(entries)}

@@ -47,11 +47,11 @@ def of_shard(
     written = amount.times * sum(counts[p.id] for p in shard.fresh)
     if not trained:
         return written, 0.0
-    corrected = sum(map(characters, shard.corrections)) / CHARACTERS_A_TOKEN
+    news = sum(map(characters, shard.news)) / CHARACTERS_A_TOKEN
     if shard.begun is not None:
-        return written, amount.visits * (written + corrected) / (1 - amount.replay)
-    kept = sum(map(characters, shard.kept())) / CHARACTERS_A_TOKEN
-    return written, amount.visits * (written + corrected + kept)
+        return written, amount.visits * (written + news) / (1 - amount.replay)
+    before = sum(map(characters, shard.before())) / CHARACTERS_A_TOKEN
+    return written, amount.visits * (written + news + before)
 
 
 def total(way: str, shards: Sequence[tuple[float, float]], amount: Amount) -> Estimate:
