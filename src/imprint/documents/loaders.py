@@ -68,8 +68,8 @@ def load(
 ) -> Loaded:
     """The documents in a file, or in a folder and the folders below it, in order of their names.
 
-    `max_bytes` and `timeout_s` hold for each file, `memory_bytes` for the process that parses PDF, Office
-    and HTML. Hidden files, links out of the folder and what package managers put there are left alone.
+    `max_bytes` and `timeout_s` hold for each file, `memory_bytes` for the process that parses PDF, Office,
+    HTML, tables and JSON. Hidden files, links out of the folder and what package managers put there are left alone.
 
     Raises DocumentError when the path does not exist, NothingToTeach when no file of it could be read.
     """

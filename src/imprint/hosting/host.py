@@ -122,7 +122,10 @@ class Host:
         if name == self.base.name:
             return Model(name, None, None)
         if "+" in name:
-            return self._together([self.model(tenant, part) for part in name.split("+")], name)
+            parts = name.split("+")
+            if len(set(parts)) < len(parts):  # before each is looked up: a name may join a million of them
+                raise _must_differ(name)
+            return self._together([self.model(tenant, part) for part in parts], name)
         registry = self.tenants.registry(tenant)
         try:
             version = registry.get(name)
@@ -140,7 +143,7 @@ class Host:
     def _together(self, models: Sequence[Model], name: str) -> Model:
         keys = [model.key for model in models]
         if None in keys or len(set(keys)) < len(keys):
-            raise NoSuchAdapter(f"'{name}' must join different adapters with '+', as in 'handbook+prices'.")
+            raise _must_differ(name)
         above = [limit for model in models for limit in model.above]
         joined = "+".join(model.name for model in models)
         return Model(joined, Together(tuple(keys)), models[0].version, tuple(above))
@@ -206,6 +209,10 @@ class Host:
             raise told from error
         self._refused.pop(key, None)
         return adapter
+
+
+def _must_differ(name: str) -> NoSuchAdapter:
+    return NoSuchAdapter(f"{name[:80]!r} must join different adapters with '+', as in 'handbook+prices'.")
 
 
 def _own_name(base: str) -> str:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from imprint.errors import BadInput, BrokenStore
+from imprint.errors import BadInput, BrokenStore, TooLarge
 from imprint.registry.names import WINDOWS_DEVICES
 from imprint.registry.records import loads
 
@@ -40,6 +40,8 @@ _ADDRESS = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 28
+"""Of a JSON file beside the tensors: some hundred thousand passages are told of in much less."""
 
 Files = Mapping[str, bytes | Path]
 """Each file's name, and its content or the file that holds it."""
@@ -180,11 +182,18 @@ def check_peft(folder: Path) -> dict[str, Any]:
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         raise BadInput(f"{folder} holds no adapter_config.json, so it is no PEFT adapter.")
-    config = loads(settings.read_bytes(), str(settings))
+    config = loads(read_record(settings), str(settings))
     if not isinstance(config, dict):
         raise BadInput(f"{settings} holds a {type(config).__name__}, not an object.")
     check_tensors(folder)
     return config
+
+
+def read_record(file: Path) -> bytes:
+    """The bytes of a JSON file that came with an adapter. Raises TooLarge for what is none, by its size."""
+    if (size := file.stat().st_size) > MAX_RECORD_BYTES:
+        raise TooLarge(f"{file} has {size:,} bytes, more than the {MAX_RECORD_BYTES:,} that a record may have.")
+    return file.read_bytes()
 
 
 def check_tensors(folder: Path) -> None:
@@ -193,6 +202,9 @@ def check_tensors(folder: Path) -> None:
     if not tensors:
         raise BadInput(f"{folder} holds no .safetensors file. Save the adapter as safetensors.")
     for file in tensors:
+        # Opening a pipe would wait for ever.
+        if file.is_symlink() or not file.is_file():
+            raise _not_plain(file)
         _check_opens(file)
 
 

@@ -351,7 +351,7 @@ class Registry:
         return version
 
     def _import_export(self, folder: Path, name: str, now: str) -> Version:
-        told, reports = records.export_of((folder / files.EXPORT_RECORD).read_bytes())
+        told, reports = records.export_of(files.read_record(folder / files.EXPORT_RECORD))
         files.verify_folder(folder, told.adapter_hash, others=[files.EXPORT_RECORD])
         files.check_tensors(folder)
         source = files.plain_files(folder)
