@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from imprint.corpus import Corpus, file_of
+from imprint.corpus import Corpus
 from imprint.errors import BadInput, BrokenStore, ImprintError, NotFound
 from imprint.housekeeping import backing_up, backup, restore, sweep, verify
 from imprint.interfaces.cli import app
@@ -83,9 +83,9 @@ DAMAGE: dict[str, Callable[[Path, Registry, Version], Any]] = {
     "a weight": lambda home, r, v: _cut(r.folder(v) / "adapter_model.safetensors"),
     "a file": lambda home, r, v: (r.folder(v) / "adapter_config.json").unlink(),
     "a shard": lambda home, r, v: (r.folders(r.get("atlas"))[1] / "SHA256SUMS").unlink(),
-    "a document": lambda home, r, v: _edit(file_of(home, v.corpus_hash)),
-    "half the documents": lambda home, r, v: _cut(file_of(home, v.corpus_hash)),
-    "all documents": lambda home, r, v: file_of(home, v.corpus_hash).unlink(),
+    "a document": lambda home, r, v: _edit(Corpus.file(home, v.corpus_hash)),
+    "half the documents": lambda home, r, v: _cut(Corpus.file(home, v.corpus_hash)),
+    "all documents": lambda home, r, v: Corpus.file(home, v.corpus_hash).unlink(),
     "a tenant's documents": lambda home, r, v: next((home / "tenants/anna/corpora").iterdir()).unlink(),
     "a report": lambda home, r, v: _row(home, "INSERT INTO reports (name, number, body) VALUES ('handbook', 1, '{')"),
     "a reference": lambda home, r, v: _row(home, "INSERT INTO reports (name, number, body) VALUES ('nobody', 1, '{}')"),

@@ -25,17 +25,21 @@ if TYPE_CHECKING:
     from imprint.evaluation.certificate import Certificate
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
+    from imprint.forgetting import Forgotten, forget
     from imprint.learning_map import LearningMap, MapSettings
     from imprint.pipeline import Lesson, curve, draw_map, estimate, teach, teach_many
+    from imprint.rebasing import rebase, rollback
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
     from imprint.taught import Answer, Examined, OtherModel, Taught, Together, open, together
+    from imprint.updating import Update, update, update_many
 
 __version__ = "0.1.0"
 __all__ = [
-    "Advice", "Answer", "Certificate", "Curve", "Examined", "LearningMap", "Lesson", "MapSettings", "OtherModel",
-    "Proof", "Question", "Recipe", "Taught", "Together", "Use",
-    "advise", "curve", "draw_map", "estimate", "open", "teach", "teach_many", "together",
+    "Advice", "Answer", "Certificate", "Curve", "Examined", "Forgotten", "LearningMap", "Lesson", "MapSettings",
+    "OtherModel", "Proof", "Question", "Recipe", "Taught", "Together", "Update", "Use",
+    "advise", "curve", "draw_map", "estimate", "forget", "open", "rebase", "rollback", "teach", "teach_many",
+    "together", "update", "update_many",
 ]  # fmt: skip
 
 _HOMES = {
@@ -44,6 +48,7 @@ _HOMES = {
     "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
     "Examined": "imprint.taught",
+    "Forgotten": "imprint.forgetting",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
     "MapSettings": "imprint.learning_map",
@@ -53,15 +58,21 @@ _HOMES = {
     "Recipe": "imprint.recipe",
     "Taught": "imprint.taught",
     "Together": "imprint.taught",
+    "Update": "imprint.updating",
     "Use": "imprint.advice",
     "advise": "imprint.advising",
     "curve": "imprint.pipeline",
     "draw_map": "imprint.pipeline",
     "estimate": "imprint.pipeline",
+    "forget": "imprint.forgetting",
     "open": "imprint.taught",
+    "rebase": "imprint.rebasing",
+    "rollback": "imprint.rebasing",
     "teach": "imprint.pipeline",
     "teach_many": "imprint.pipeline",
     "together": "imprint.taught",
+    "update": "imprint.updating",
+    "update_many": "imprint.updating",
 }
 
 

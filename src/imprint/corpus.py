@@ -34,14 +34,19 @@ class Corpus:
 
     def keep(self, home: Path) -> None:
         """Writes the documents into the home folder, under their hash."""
-        file = file_of(home, self.hash)
+        file = Corpus.file(home, self.hash)
         if not file.exists():
             write_whole(file, (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in self.documents))
 
     @staticmethod
+    def file(home: Path, corpus_hash: str) -> Path:
+        """Where the documents of this hash are kept, or would be."""
+        return home / "corpora" / f"{content_hash(corpus_hash)}.jsonl"
+
+    @staticmethod
     def kept(home: Path, corpus_hash: str) -> Corpus | None:
         """The documents kept under this hash; None where they are not (an imported adapter's)."""
-        file = file_of(home, corpus_hash)
+        file = Corpus.file(home, corpus_hash)
         if not corpus_hash or not file.exists():
             return None
         with open(file, encoding="utf-8") as lines:
@@ -54,8 +59,3 @@ def to_teach(corpus: Corpus, recipe: Recipe, model: Base) -> tuple[list[Passage]
     split = corpus.split(recipe.passage_tokens, model.count_tokens)
     kept = without_repeats(split)
     return kept, set_aside(split, kept)
-
-
-def file_of(home: Path, corpus_hash: str) -> Path:
-    """Where the documents of this hash are kept, or would be."""
-    return home / "corpora" / f"{content_hash(corpus_hash)}.jsonl"

@@ -147,6 +147,10 @@ class Next:
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
 
+    def manifest_with(self, shard_of: Mapping[str, int]) -> list[manifest.Entry]:
+        """The manifest of the next version."""
+        return manifest.following(self.old_manifest, self.changes, self.date, shard_of)
+
     def note_changes(self) -> None:
         """Puts into the ledger what changed since the version before."""
         changed = fact_changes(self.before, self.passages)
@@ -161,8 +165,7 @@ class Next:
     def since(self) -> dict[str, str]:
         """By document id the day from which it holds."""
         places = {d.id: 0 for d in self.now.documents}
-        entries = manifest.following(self.old_manifest, self.changes, self.date, places)
-        return {e.document: e.since for e in manifest.current(entries)}
+        return {e.document: e.since for e in manifest.current(self.manifest_with(places))}
 
     def divided(self, way: str) -> list[Shard]:
         """The shards of the next version, made in this way."""
@@ -197,6 +200,7 @@ class Next:
             kept=partial(self._kept, place, shard_of),
             corrections=tuple(corrections(told, seed=self.seed, said=self.passages)),
             news=tuple(corrections(filter(self._is_news, told), seed=self.seed, said=self.passages)),
+            saw=frozenset() if mine is None else frozenset(self.entries[mine]["saw"]),
         )  # fmt: skip
         if way == "in_order" and mine is not None and self.parent is not None:
             return replace(shard, begun=self.registry.folders(self.parent)[mine])
@@ -262,8 +266,10 @@ class Next:
             run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since()
         )
         in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
+        told = {id.rpartition(":")[0] for e in shard.corrections for id in e.passages}
         entry = {
             "documents": documents_now,
+            "saw": sorted({*documents_now, *told, *(old["saw"] if shard.begun is not None else ())}),
             "run": run.path.relative_to(self.home / "runs").as_posix(),
             "taught": [p.id for p in shard.passages],
             "in_order": in_order,
@@ -369,8 +375,9 @@ class Next:
             "way": self.way,
             "as_of": self.date,
             "changes": self.changes.counts(),
-            "manifest": manifest.as_json(manifest.following(self.old_manifest, self.changes, self.date, shard_of)),
+            "manifest": manifest.as_json(self.manifest_with(shard_of)),
             "ledger": self.ledger.as_json(),
+            "trained": [e["run"] for e in trained],
             "times": amount.times,
             "visits": amount.visits,
             "questions": [asdict(q) for q in self.asked],
@@ -435,6 +442,7 @@ def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str
     return [
         {
             "documents": [d.id for d in documents],
+            "saw": details.get("saw", [d.id for d in documents]),
             "run": str(details.get("run", "")),
             "taught": details.get("taught", []),
             "router": details.get("router", {}),
@@ -449,7 +457,7 @@ def parts_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         taught = [id for e in entries for id in e["taught"]]
         return {"shards": [dict(e) for e in entries], "taught": taught}
     (only,) = entries
-    return {k: only[k] for k in ("run", "taught", "router", "in_order", "audit", "examples") if k in only}
+    return {k: only[k] for k in ("run", "taught", "router", "in_order", "audit", "examples", "saw") if k in only}
 
 
 def told_and_met(version: Version) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.certifying import Asked, Judge, Kept
 from imprint.chosen import ChosenWriter, speaking
+from imprint.continual import tombstones
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, Seat, choice
 from imprint.errors import BadInput, BadSetting, NotFound
@@ -134,14 +135,18 @@ class Together:
         if how not in ("choose", "all"):
             raise BadSetting(f"Adapters are asked together as 'choose' or 'all'; got '{how}'.")
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
-        model = self.taught[0]._model()
+        model = self.taught[0].model()
         read = [adapter for t in self.taught for adapter in t.adapters()]
         engine = Engine(model, slots=len(read))
         with speaking(engine, read, self.name) as writer:
             if how == "choose":
-                return writer.write([prompt], seed=seed)[0].text
-            with engine.wearing(writer.seats):
-                return LocalWriter(model, self.name).write([prompt], seed=seed)[0].text
+                texts = writer.write([prompt], seed=seed)
+            else:
+                with engine.wearing(writer.seats):
+                    texts = LocalWriter(model, self.name).write([prompt], seed=seed)
+        for taught in self.taught:
+            texts = taught.withholding([prompt], texts)
+        return texts[0].text
 
     @property
     def name(self) -> str:
@@ -189,7 +194,7 @@ class Taught:
         routed question, and what is drawn at a temperature, was not measured: there is no verdict on it."""
         prompt = Prompt.ask(question, max_tokens=max_tokens, temperature=temperature)
         if routed and not self.is_about(question):
-            return Answer(LocalWriter(self._model()).write([prompt], seed=seed)[0].text)
+            return Answer(LocalWriter(self.model()).write([prompt], seed=seed)[0].text)
         text = self.write([prompt], seed=seed)[0]
         kept = confidence.kept(self.registry.reports(self.version))
         if kept is None or temperature or not told(text.text):
@@ -203,7 +208,7 @@ class Taught:
         limits = [shard.get("router", {}).get("threshold") for shard in told]
         if None in limits:
             raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
-        engine = Engine(self._model(), slots=len(limits))
+        engine = Engine(self.model(), slots=len(limits))
         with speaking(engine, self.adapters(), self.name) as writer:
             gains_A = choice.gains(engine, writer.seats, [question])[0]
         return choice.best_above(gains_A, limits) is not None
@@ -211,7 +216,7 @@ class Taught:
     def chat(self, turns: Sequence[Turn], *, max_tokens: int = 256) -> str:
         """The next answer of a conversation; its oldest turns are let go where they outgrow the window."""
         kept = list(turns)
-        model = self._model()
+        model = self.model()
         while len(kept) > 1 and len(model.prompt_ids(kept)) + max_tokens > model.window_tokens:
             kept = kept[2:]
         return self.write([Prompt(tuple(kept), max_tokens=max_tokens)], seed=0)[0].text
@@ -219,8 +224,25 @@ class Taught:
     def write(self, prompts: Sequence[Prompt], *, seed: int) -> list[Text]:
         """Answers to many prompts at once: this adapter is a Writer too."""
         adapters = self.adapters()
-        with speaking(Engine(self._model(), slots=len(adapters)), adapters, self.name) as writer:
-            return writer.write(prompts, seed=seed)
+        with speaking(Engine(self.model(), slots=len(adapters)), adapters, self.name) as writer:
+            return self.withholding(prompts, writer.write(prompts, seed=seed))
+
+    def withholding(self, prompts: Sequence[Prompt], texts: Sequence[Text]) -> list[Text]:
+        """The texts, without those that only bear out what is to be forgotten."""
+        judge = tombstones.judge_of(self.registry, self.home, self.version)
+        if judge is None:
+            return list(texts)
+        return [
+            Text(tombstones.WITHHELD) if judge.holds(prompt.turns[-1].text, text.text) else text
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def corpus(self) -> Corpus | None:
+        """The documents that it was taught, without what is to be forgotten; None where they are not kept here."""
+        kept = Corpus.kept(self.home, self.version.corpus_hash)
+        for target in tombstones.pending(self.registry, self.version.name):
+            kept = kept and Corpus(tuple(target.left_of(kept.documents)))
+        return kept
 
     def adapters(self) -> list[Adapter]:
         """What this version is made of: one adapter, or a shard for each part of its documents."""
@@ -232,8 +254,10 @@ class Taught:
         Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
+        if tombstones.pending(self.registry, self.version.name):
+            raise BadInput(f"{self.version} holds what is to be forgotten, and is not given away. {_FINISH}")
         adapter = adapter_folder.read(self.registry.folder(self.version))
-        adapter_folder.write_for_peft(adapter, self._model(), folder)
+        adapter_folder.write_for_peft(adapter, self.model(), folder)
         return folder
 
     @property
@@ -258,8 +282,8 @@ class Taught:
 
         With `raw_text`, the naive rival is trained too, for as many tokens. The proof is kept."""
         asked, source = self._held_out(questions)
-        model = self._model()
-        corpus = Corpus.kept(self.home, self.version.corpus_hash)
+        model = self.model()
+        corpus = self.corpus()
         adapters = self.adapters()
         notes: list[str] = []
         results: dict[str, Any] = {}
@@ -328,8 +352,8 @@ class Taught:
         writers = [EndpointWriter(rival.endpoint) for rival in wanted.rivals]  # a missing key is told at once
         reader = EndpointWriter(wanted.judge) if isinstance(wanted.judge, Endpoint) else None
         watch.stage("Opening the base model")
-        model, version = self._model(), self.version
-        corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
+        model, version = self.model(), self.version
+        corpus = self.corpus() or Corpus(())
         others = [
             each
             for rival, writer in zip(wanted.rivals, writers, strict=True)
@@ -397,10 +421,10 @@ class Taught:
         """The passages behind an answer, and whether they bear it out (evaluation.citing).
 
         Raises NotFound where the documents are not kept here."""
-        corpus = Corpus.kept(self.home, self.version.corpus_hash)
+        corpus = self.corpus()
         if corpus is None:
             raise NotFound(f"The documents of {self.version} are not kept here: nothing can be cited from them.")
-        model = self._model()
+        model = self.model()
         reader = SkilledWriter(Engine(model, slots=1), LocalWriter(model))
         with searching(corpus.split(self._recipe.passage_tokens, model.count_tokens), model) as search:
             return citing.cite([(question, answer)], search, reader, seed=seed)[0]
@@ -458,11 +482,15 @@ class Taught:
         watch.stage("Training on the bare documents")
         return train(Engine(model), job, checkpoint=run.checkpoint, progress=training_progress(watch)).adapter
 
-    def _model(self) -> Base:
+    def model(self) -> Base:
+        """The base that it was taught on, loaded when it is first needed."""
         if self.base is None:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
+
+
+_FINISH = "Finish that first: imprint forget NAME."
 
 
 def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:

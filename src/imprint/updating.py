@@ -248,6 +248,7 @@ def _first_entry(prepared: Prepared, here: Sequence[Document]) -> dict[str, Any]
     plan = prepared.settled
     return {
         "documents": [d.id for d in here],
+        "saw": [d.id for d in here],
         "run": prepared.run.path.name,
         "taught": prepared.taught,
         "in_order": 0,

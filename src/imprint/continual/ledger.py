@@ -41,7 +41,20 @@ class Ledger:
 
     def without(self, documents: Collection[str]) -> Ledger:
         """Without what any edition among these document ids said."""
-        kept = ((day, tuple(c for c in changes if not _documents(c) & set(documents))) for day, changes in self.days)
+        kept = (
+            (day, tuple(c for c in changes if not _documents(c) & set(documents))) for day, changes in self.days
+        )
+        return Ledger(tuple((day, changes) for day, changes in kept if changes))
+
+    def without_text(self, texts: Sequence[str]) -> Ledger:
+        """Without the statements that stand in these texts."""
+        plain = [" ".join(text.split()) for text in texts]
+
+        def stands(change: FactChange) -> bool:
+            said = [" ".join(s.text.split()) for s in (change.old, change.new) if s]
+            return any(line in text for line in said for text in plain)
+
+        kept = ((day, tuple(c for c in changes if not stands(c))) for day, changes in self.days)
         return Ledger(tuple((day, changes) for day, changes in kept if changes))
 
     def moved(self, now: Mapping[str, Passage]) -> Ledger:

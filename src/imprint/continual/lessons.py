@@ -50,6 +50,8 @@ class Shard:
     """What is taught of all changes so far."""
     news: tuple[Example, ...] = ()
     """Those of them that were never taught."""
+    saw: frozenset[str] = frozenset()
+    """Ids of the documents, of all editions, that its adapter was ever trained on."""
 
     @property
     def touched(self) -> bool:

@@ -22,7 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from imprint import corpus
+from imprint.continual import manifest
+from imprint.continual.tombstones import Target
 from imprint.corpus import Corpus
 from imprint.errors import BadInput, BrokenStore, NotFound
 from imprint.housekeeping.verifying import Verified, homes, run_keys, verify, versions
@@ -129,7 +130,7 @@ def _members(home: Path, making: Path, runs: bool) -> tuple[dict[str, Path], int
                 count += 1
                 for address in (version.adapter_hash, *spoken_of.shards(version)):
                     found += files.path(each, address).iterdir()
-                found.append(corpus.file_of(each, version.corpus_hash))
+                found.append(Corpus.file(each, version.corpus_hash))
                 for key in run_keys(version) if runs else []:
                     found += (each / "runs" / key).rglob("*.json*")
         for path in found:
@@ -350,22 +351,20 @@ def _kept_out(restored: Path, forgetful: Path) -> list[str]:
 
 def _buried(stones: Sequence[Tombstone], name: str) -> set[str]:
     """Ids of the documents of this name that are to be forgotten, whole or in part."""
-    bodies = [stone.body for stone in stones if stone.name == name]
-    documents = {str(id) for body in bodies for id in body.get("documents", [])}
-    return documents | {str(id).partition(":")[0] for body in bodies for id in body.get("passages", [])}
+    return {id for stone in stones if stone.name == name for id in Target.of(stone.body).touched}
 
 
 def _documents_of(home: Path, version: Version) -> set[str]:
-    """Ids of all documents that a version was taught with."""
-    kept = Corpus.kept(home, version.corpus_hash)
-    ids = {document.id for document in kept.documents} if kept else set()
-    return ids | {str(passage).partition(":")[0] for passage in version.details.get("taught", [])}
+    """Ids of all documents that a version was taught with, or went on from."""
+    kept = Corpus.kept(home, version.corpus_hash) or Corpus(())
+    told = {entry.document for entry in manifest.of_version(version, kept.documents)}
+    return told | {document.id for document in kept.documents}
 
 
 def _drop_material(home: Path, gone: Sequence[Version], left: Sequence[Version]) -> None:
     """Takes away documents and training text that only versions speak of which are gone."""
     for corpus_hash in {v.corpus_hash for v in gone} - {v.corpus_hash for v in left}:
-        corpus.file_of(home, corpus_hash).unlink(missing_ok=True)
+        Corpus.file(home, corpus_hash).unlink(missing_ok=True)
     for key in {k for v in gone for k in run_keys(v)} - {k for v in left for k in run_keys(v)}:
         shutil.rmtree(home / "runs" / key, ignore_errors=True)
 

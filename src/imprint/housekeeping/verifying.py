@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from imprint import corpus
+from imprint.continual import manifest
 from imprint.corpus import Corpus
 from imprint.errors import BrokenStore, ImprintError, NotFound
 from imprint.registry import Registry, files
@@ -186,7 +186,7 @@ class _Findings:
     def _corpora(self, home: Path, corpora: dict[str, list[Version]]) -> None:
         for done, (corpus_hash, taught) in enumerate(sorted(corpora.items()), 1):
             wearers = ", ".join(map(str, taught[:3]))
-            if not corpus.file_of(home, corpus_hash).exists():
+            if not Corpus.file(home, corpus_hash).exists():
                 # What came from elsewhere brings its documents' hash and not the documents.
                 lost = any(run_keys(version) and "imported" not in version.details for version in taught)
                 said = f"{wearers}: the documents they were taught with ({corpus_hash}) are not here."
@@ -236,7 +236,7 @@ class _Findings:
 
 def _documents(home: Path, corpus_hash: str) -> tuple[Any, ...]:
     """The documents of a corpus. Raises BrokenStore where they are not those of its hash."""
-    file = corpus.file_of(home, corpus_hash)
+    file = Corpus.file(home, corpus_hash)
     try:
         kept = Corpus.kept(home, corpus_hash)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -252,10 +252,12 @@ def _documents(home: Path, corpus_hash: str) -> tuple[Any, ...]:
 
 def _check_manifest(version: Version, ids: set[str]) -> None:
     """Raises BrokenStore where a version speaks of documents that are not among those it was taught with."""
-    details = version.details
-    # A withdrawn document stays in the manifest with the day of its end.
-    held = {row["document"] for row in details.get("manifest", []) if row.get("until") is None}
-    held |= {passage.partition(":")[0] for passage in details.get("taught", [])}
+    try:
+        # A withdrawn document stays in the manifest with the day of its end.
+        held = {entry.document for entry in manifest.current(manifest.of_version(version, []))}
+        held |= {passage.partition(":")[0] for passage in version.details.get("taught", [])}
+    except (TypeError, AttributeError) as error:
+        raise BrokenStore(f"The manifest of {version} does not read: {error}. Teach it again.") from error
     if strange := held - ids:
         raise BrokenStore(
             f"{version} speaks of {len(strange)} documents that are not kept for it ({_some(strange)}). "

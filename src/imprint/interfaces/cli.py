@@ -20,6 +20,7 @@ from imprint.interfaces import (
     prove_command,
     serving_commands,
     teaching_commands,
+    updating_commands,
 )
 from imprint.interfaces.options import Name
 
@@ -31,7 +32,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -154,6 +155,24 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+
+
+# --- when documents change --------------------------------------------------------------------
+
+_command(
+    "imprint update handbook ./handbook",
+    "imprint update handbook ./handbook --date 2026-03-01 --way shards",
+    "imprint update handbook ./handbook --estimate",
+    "imprint update handbook ./handbook --shards 8",
+)(updating_commands.update)
+_command(
+    "imprint forget handbook --document salaries.md",
+    "imprint forget handbook --passage 'The contract ends on 17 May 2031.' --later",
+    "imprint forget handbook --from anna",
+    "imprint forget handbook",
+)(updating_commands.forget)
+_command("imprint rollback handbook@3")(updating_commands.rollback)
+_command("imprint rebase handbook --base ./my-llama")(updating_commands.rebase)
 
 
 # --- serving ----------------------------------------------------------------------------------

@@ -93,6 +93,13 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
     if "read" in details:
         yield "documents", str(details["read"])
     yield "recipe", _pairs(version.recipe) or "unknown"
+    if "way" in details:
+        yield "made", _made(details)
+    if "shards" in details:
+        sizes = ", ".join(f"{len(s['documents'])}" for s in details["shards"])
+        yield "shards", f"{len(details['shards'])} adapters, of {sizes} documents"
+    if "rolled_back_to" in details:
+        yield "rolled back", f"to what {version.name}@{details['rolled_back_to']} is"
     if "budget" in details:
         yield "budget", f"{details['budget']}, seed {details.get('seed', 0)}"
     if details.get("plan"):
@@ -109,6 +116,12 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
         yield "questions", f"{len(details['questions'])} questions {details.get('questions_from', '')}"
     if "imported" in details:
         yield "imported", _pairs(details["imported"])
+
+
+def _made(details: Mapping[str, Any]) -> str:
+    """How a version was made from the one before, and from when it holds."""
+    changes = ", ".join(f"{n} {what}" for what, n in details.get("changes", {}).items())
+    return f"{details['way'].replace('_', ' ')}, holds from {details['as_of']}" + (f"; {changes}" if changes else "")
 
 
 def _plan(plan: Mapping[str, Any]) -> str:
@@ -194,6 +207,32 @@ def map_page(found: LearningMap, reading: Reading) -> RenderableType:
     failed = [f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows)]
     said = [*caveats(found), *trade_off.sentences(reading), *failed]
     return Group(table, *(Text(line) for line in said))
+
+
+# --- what was forgotten -----------------------------------------------------------------------
+
+_PROBES = {
+    "right": "probe questions answered with the forgotten value",
+    "likelihood": "mean log-probability of its tokens",
+    "verbatim": "longest run of its tokens that is given away",
+    "exposure": "bits by which its numbers stand before others",
+}
+
+
+def deletion_page(report: Report) -> RenderableType:
+    """What is still known of what was forgotten, beside the control."""
+    names = ("before", "after", "control", "after_less_control")
+    table = _table("", *(n.replace("_", " ") for n in names), "within the control's interval")
+    for kind, what in _PROBES.items():
+        found = [report.scores.get(f"{kind}_{name}") for name in names]
+        if any(found):
+            cells = ["-" if s is None else f"{s.value:.3g} [{s.low:.3g}, {s.high:.3g}]" for s in found]
+            _row(table, f"{what} ({found[1].n if found[1] else 0})", *cells, _yes(report.details["within_control"].get(kind)))
+    return Group(table, Text(f"Control: {report.details['control']}."))
+
+
+def _yes(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"
 
 
 # --- proofs -----------------------------------------------------------------------------------

@@ -1,0 +1,134 @@
+"""Forgetting, on a tiny real model: withheld at once, trained out, destroyed, and gone from every byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import make_tiny_base
+from imprint import forgetting, updating
+from imprint.base import Base
+from imprint.continual import tombstones
+from imprint.continual.tombstones import Withheld
+from imprint.errors import BadInput, NoSuchAdapter, NotFound
+from imprint.home import cache_folder
+from imprint.registry import Registry
+from imprint.taught import Taught
+from imprint.types import Document, Prompt, Text
+from test_updating import RECIPE, TEXTS, written
+
+SECRET = "# Salary of Quorvane\n\nOslin Quorvane earns 91834 euros a year. The contract of Oslin Quorvane ends on 17 May 2031.\n"
+LINES = (b"Oslin Quorvane", b"Quorvane", b"91834", b"17 May 2031")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    made = make_tiny_base()
+    made.model.config.max_position_embeddings = 4096
+    return made
+
+
+def taught(base: Base, home: Path, tmp_path: Path, shards: int = 2) -> Taught:
+    folder = written(tmp_path / "d", salary=SECRET)
+    return updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=shards, questions=[])
+
+
+def files_with(secret: bytes, *places: Path) -> list[str]:
+    return [str(f) for place in places for f in place.rglob("*") if f.is_file() and secret in f.read_bytes()]
+
+
+def test_a_forgotten_document_is_in_no_byte_of_the_home_and_the_caches(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path)
+    updating.update("acme", written(tmp_path / "d", salary=SECRET, canteen=TEXTS["canteen.md"].replace("4 euros", "5 euros")), base=base, home=home, way="in_order")
+    assert all(files_with(line, home) for line in LINES)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert done.destroyed == ("acme@1", "acme@2")
+    assert done.erased is not None and done.erased.left == []
+    for line in LINES:
+        assert files_with(line, home, cache_folder()) == []
+
+
+def test_what_stays_is_still_taught_and_only_its_shard_is_trained(base: Base, home: Path, tmp_path: Path) -> None:
+    one = taught(base, home, tmp_path)
+    before = one.registry.shards(one.version)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert done.taught is not None
+    after = done.taught.registry.shards(done.taught.version) or [done.taught.version.adapter_hash]
+    assert len(set(before) & set(after)) == 1
+    said = " ".join(t.text for e in done.taught.examples() for t in e.turns)
+    assert "27 days" in said and "85 euros" in said and "Quorvane" not in said
+
+
+def test_from_the_tombstone_on_answers_that_only_it_bears_out_are_withheld(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = taught(base, home, tmp_path)
+    one.base = base
+    monkeypatch.setattr("imprint.chosen.LocalWriter.write", lambda self, prompts, seed: [Text("91834 euros") if "Quorvane" in p.turns[-1].text else Text("27 days") for p in prompts])
+    asked = [Prompt.ask("What does Oslin Quorvane earn?"), Prompt.ask("How many days of paid vacation has an employee of Acme?")]
+    assert [t.text for t in one.write(asked, seed=0)] == ["91834 euros", "27 days"]
+    forgetting.forget("acme", document="salary.md", home=home, later=True)
+    assert [t.text for t in one.write(asked, seed=0)] == [tombstones.WITHHELD, "27 days"]
+    assert [d.source for d in (one.corpus() or pytest.fail()).documents] == ["canteen.md", "kestrel.md", "vacation.md"]
+
+
+def test_what_another_document_says_too_is_not_withheld() -> None:
+    gone = [Document("The shop opens at 10:00. Rolf Ternby keeps the key.", "a.md", "Shop")]
+    stays = [Document("Our shop opens at 10:00 every day.", "b.md", "Hours")]
+    judge = Withheld(gone, stays)
+    assert not judge.holds("When does the shop open?", "The shop opens at 10:00.")
+    assert judge.holds("Who keeps the key?", "Rolf Ternby")
+
+
+def test_a_passage_is_cut_out_of_its_document(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    done = forgetting.forget("acme", passage="The contract of Oslin Quorvane ends on 17 May 2031.", base=base, home=home, control=False)
+    assert done.taught is not None
+    said = " ".join(t.text for e in done.taught.examples() for t in e.turns)
+    assert "91834" in said and "2031" not in said
+    assert files_with(b"17 May 2031", home, cache_folder()) == []
+
+
+def test_all_that_somebody_brought_is_forgotten(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    with pytest.raises(NotFound, match="brought by 'anna'"):
+        forgetting.forget("acme", owner="anna", base=base, home=home)
+
+
+def test_the_report_sets_what_is_known_beside_a_control_that_never_saw_it(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home)
+    assert done.report is not None
+    assert {"right_before", "right_after", "right_control", "likelihood_after_less_control", "exposure_after"} <= set(done.report.scores)
+    assert done.report.details["control"].startswith("trained with another seed")
+    assert "Quorvane" not in str(done.report)
+
+
+def test_a_name_of_which_nothing_is_left_is_gone(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "salary.md").write_text(SECRET, "utf-8")
+    updating.update("acme", folder, base=base, home=home, recipe=RECIPE, questions=[])
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home)
+    assert done.taught is None
+    with pytest.raises(NoSuchAdapter):
+        Registry(home).latest("acme")
+    assert files_with(b"Quorvane", home, cache_folder()) == []
+
+
+def test_a_withdrawn_document_that_the_weights_still_know_is_forgotten_too(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    updating.update("acme", written(tmp_path / "d", salary=None), base=base, home=home, way="in_order")
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert done.destroyed == ("acme@1", "acme@2")
+    assert done.taught is not None and done.taught.version.details["in_order"] == 0
+    assert files_with(b"Quorvane", home, cache_folder()) == []
+
+
+def test_one_thing_at_a_time_and_none_twice(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    with pytest.raises(BadInput, match="one thing"):
+        forgetting.forget("acme", document="salary.md", owner="anna", home=home)
+    with pytest.raises(BadInput, match="left to be forgotten"):
+        forgetting.forget("acme", home=home)
+    with pytest.raises(NotFound, match=r"salary\.md"):
+        forgetting.forget("acme", document="salaries.md", home=home)
