@@ -24,10 +24,11 @@ from typing import Any
 
 import imprint
 from conftest import make_tiny_base
-from imprint import updating
+from imprint import forgetting, updating
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
+from imprint.errors import NotFound
 from imprint.housekeeping import sweep, verify
 from imprint.recipe import Recipe
 from imprint.registry import Registry
@@ -58,8 +59,10 @@ class Trial:
     command: Command
     leaves: tuple[int, ...]
     """How many versions there are when it has ended; one more where each command is a version of its own."""
-    may_destroy: bool = False
-    """Whether versions may go, as forgetting is asked to."""
+    destroys: str = ""
+    """The name of which versions may go, as forgetting is asked to."""
+    erases: bytes = b""
+    """What must stand in no file when it has ended."""
 
 
 @dataclass
@@ -112,10 +115,22 @@ def trials(base: Base, work: Path) -> dict[str, Trial]:
             "acme", folder, base=base, home=home, recipe=RECIPE, shards=2, questions=[], date="2026-03-01"
         )  # fmt: skip
 
+    def two_names(home: Path) -> None:
+        publish(home, 0)
+        update(home, documents)
+
+    def forget(home: Path) -> None:
+        try:
+            forgetting.forget("acme", document="kestrel.md", base=base, home=home, control=False)
+        except NotFound:  # a call that was killed right after its end leaves nothing to forget
+            if any(stone.ended is None for stone in Registry(home).tombstones()):
+                raise
+
     return {
         "publish": Trial("publish", lambda home: publish(home, 0), publish, leaves=(2, 3)),
         "teach": Trial("teach", lambda home: publish(home, 0), teach, leaves=(2,)),
         "update": Trial("update", lambda home: update(home, documents), update, leaves=(2,)),
+        "forget": Trial("forget", two_names, forget, leaves=(2,), destroys="acme", erases=b"3 kilograms"),
     }
 
 
@@ -136,6 +151,12 @@ def _all(home: Path) -> dict[str, str]:
     registry = Registry(home)
     found = [registry.get(reference) for reference in registry.references()]
     return {str(v): ",".join((v.adapter_hash, *registry.shards(v))) for v in found}
+
+
+def _stands(text: bytes, place: Path) -> bool:
+    """Whether some file of a home or its cache holds this."""
+    folders = (place / "home", place / "cache")
+    return any(text in file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
 # --- killing ----------------------------------------------------------------------------------
@@ -159,7 +180,7 @@ def crash(
     calls, seconds = _undisturbed(trial, template)
     for point in range(points):
         place = work / f"{trial.name}-{point}"
-        shutil.copytree(template / "home", place / "home")
+        _copied(template, place)
         nth = draw.randrange(calls) if draw.random() < 0.5 else None
         after_s = draw.random() * seconds if nth is None else None
         _one(trial, template, place, nth, after_s, draw.random() < 0.5, outcome)
@@ -168,6 +189,12 @@ def crash(
     outcome.seconds = round(time.monotonic() - began, 1)
     outcome.killed_at = dict(sorted(outcome.killed_at.items()))
     return outcome
+
+
+def _copied(template: Path, place: Path) -> None:
+    for folder in ("home", "cache"):
+        if (template / folder).exists():
+            shutil.copytree(template / folder, place / folder)
 
 
 def _warm(trial: Trial, place: Path) -> None:
@@ -211,14 +238,15 @@ def _one(
 def _looked_over(trial: Trial, template: Path, place: Path) -> None:
     """What the kill left, and then the same command again; written down as far as it came."""
     home, found = place / "home", dict[str, bool]()
-    before, looked = _all(template / "home"), verify(place / "home")
+    before = {v: made for v, made in _all(template / "home").items() if v.partition("@")[0] != trial.destroys}
+    looked = verify(home)
     found["whole"], found["left_over"] = looked.whole, bool(looked.left_over)
-    found["nothing_lost"] = trial.may_destroy or before.items() <= _all(home).items()
+    found["nothing_lost"] = before.items() <= _all(home).items()
     (place / "found").write_text(json.dumps(found))
     trial.command(home)
     sweep(home, now=LATER)
     after = verify(home)
-    kept = trial.may_destroy or before.items() <= _all(home).items()
+    kept = before.items() <= _all(home).items() and not (trial.erases and _stands(trial.erases, place))
     # An undisturbed run ended with these very adapters.
     same = set(_all(home).values()) == set(json.loads((template / "ended").read_text()))
     found["completed"] = after.whole and not after.left_over and kept and same and len(_all(home)) in trial.leaves
@@ -243,9 +271,10 @@ def _undisturbed(trial: Trial, template: Path) -> tuple[int, float]:
             trial.command(place / "home")
 
     for work in (timed, counted):
-        shutil.copytree(template / "home", place / "home")
+        _copied(template, place)
         _must(_forked(work, place))
-        shutil.rmtree(place / "home")
+        for folder in ("home", "cache"):
+            shutil.rmtree(place / folder, ignore_errors=True)
     found = int((place / "calls").read_text()), float((place / "seconds").read_text())
     shutil.rmtree(place)
     return found

@@ -14,7 +14,7 @@ from imprint.base import Base
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-POINTS = {"publish": 20, "teach": 10}
+POINTS = {"publish": 12, "teach": 6, "update": 6, "forget": 6}
 
 
 @pytest.fixture(scope="module")
