@@ -225,7 +225,7 @@ def test_what_was_forgotten_since_does_not_come_back(kept: Path, tmp_path: Path)
     registry.remove("handbook")
     found = restore(made.file, tmp_path / "back", tombstones=kept)
     assert found.whole
-    assert "handbook@1 was not brought back" in found.told[-1]
+    assert any("handbook@1 was not brought back" in line for line in found.told)
     assert [v.name for v in Registry(tmp_path / "back").list()] == ["atlas"]
     assert Registry(tmp_path / "back").tombstones() == registry.tombstones()
     assert not [f for f in (tmp_path / "back").rglob("*") if f.is_file() and b"Leave is paid" in f.read_bytes()]

@@ -93,7 +93,7 @@ def backup(home: Path, file: Path, *, now: str, runs: bool = True, watch: Watch 
 
 def _written(home: Path, file: Path, making: Path, *, now: str, runs: bool, watch: Watch) -> Backup:
     """The home's files, copied as the databases' snapshots name them, then renamed to their place."""
-    members, count = _members(home, making, runs)
+    members, count = _members(home, making, runs, watch)
     manifest: dict[str, dict[str, Any]] = {}
     with open(making / "tar", "xb") as out:
         os.chmod(making / "tar", 0o600)
@@ -111,7 +111,7 @@ def _written(home: Path, file: Path, making: Path, *, now: str, runs: bool, watc
     return Backup(file, len(members), file.stat().st_size, count)
 
 
-def _members(home: Path, making: Path, runs: bool) -> tuple[dict[str, Path], int]:
+def _members(home: Path, making: Path, runs: bool, watch: Watch) -> tuple[dict[str, Path], int]:
     """Every member's name and where its bytes are; and how many versions there are."""
     members: dict[str, Path] = {}
     count = 0
@@ -135,8 +135,12 @@ def _members(home: Path, making: Path, runs: bool) -> tuple[dict[str, Path], int
                     found += (each / "runs" / key).rglob("*.json*")
         for path in found:
             name = prefix + path.relative_to(each).as_posix()
-            if _KEPT.fullmatch(name) and path.is_file() and not path.is_symlink() and path.name != "draft.jsonl":
+            if not path.is_file() or path.is_symlink() or path.name == "draft.jsonl":
+                continue
+            if _KEPT.fullmatch(name):
                 members[name] = path
+            elif path.name[0] != "." and name.removeprefix(prefix).partition("/")[0] not in ("runs", "jobs"):
+                watch.say(f"Left out, for imprint gives no file such a name: {path}")
     return members, count
 
 
@@ -205,7 +209,8 @@ def restore(file: Path, home: Path, *, tombstones: Path | None = None, watch: Wa
     finally:
         shutil.rmtree(making, ignore_errors=True)
     found = verify(home, deep=False)
-    return replace(found, told=(*found.told, *kept_out))
+    keys = ["The keys are those of the day of the backup: revoke again what was revoked since."]
+    return replace(found, told=(*found.told, *kept_out, *(keys if (home / "keys.json").exists() else [])))
 
 
 @contextmanager
