@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def _one(
     outcome: Outcome,
 ) -> None:
     def killed() -> None:
-        with _dying_at(nth, place / "killed-at", at_end=at_end):
+        with _dying_at(nth, place / "killed-at", at_end=at_end) if after_s is None else nullcontext():
             trial.command(place / "home")
 
     ended = _forked(killed, place, after_s=after_s)
