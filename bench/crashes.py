@@ -9,7 +9,6 @@ with code 1 where a single point failed."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -38,7 +37,6 @@ def main() -> None:
     results = bench.Results(asked.json, bench.header_of(base, threads) | {"seed": asked.seed})
     memory = Path("/dev/shm")
     work = Path(tempfile.mkdtemp(dir=asked.work or (memory if memory.is_dir() else None)))
-    os.environ["IMPRINT_CACHE"] = str(work / "cache")
     try:
         trials = crash_kit.trials(base, work)
         for name in asked.only.split(",") if asked.only else trials:

@@ -174,6 +174,7 @@ def crash(
 ) -> Outcome:
     """Kills the command at so many points, each drawn from the seed; the homes are made in `work` and removed."""
     began, outcome, draw = time.monotonic(), Outcome(trial.name), random.Random(f"{trial.name} {seed}")
+    os.environ["IMPRINT_CACHE"] = str(work / "cache")  # forgetting erases in it
     _warm(trial, work / f"{trial.name}-warm")
     template = work / f"{trial.name}-template"
     _must(_forked(lambda: trial.begin(template / "home"), template))
