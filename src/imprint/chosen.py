@@ -13,7 +13,7 @@ from imprint.writers.local import LocalWriter
 
 @dataclass
 class ChosenWriter:
-    """A writer that wears for each prompt the one of its adapters to which what is asked last has become likelier.
+    """A writer that wears for each prompt the one of its adapters to which what is asked has become likelier most.
 
     What a single one writes is what LocalWriter writes with it."""
 
@@ -38,9 +38,10 @@ class ChosenWriter:
         """The places of the prompts that each adapter is to answer."""
         if len(self.seats) == 1:
             return {0: list(range(len(prompts)))} if prompts else {}
-        picks = choice.choose(self.engine, self.seats, [p.turns[-1].text for p in prompts])
+        rows = [choice.opened(self.engine, prompt.turns) for prompt in prompts]
+        picks = choice.row_gains(self.engine, self.seats, rows).argmax(1)
         found: dict[int, list[int]] = {}
-        for i, pick in enumerate(picks):
+        for i, pick in enumerate(picks.tolist()):
             found.setdefault(pick, []).append(i)
         return found
 

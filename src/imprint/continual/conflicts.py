@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from imprint.continual.fact_changes import FactChange
+from imprint.continual.changes import compare
+from imprint.continual.fact_changes import FactChange, fact_changes
 from imprint.continual.histories import Held, History, day_of
+from imprint.documents import split
 from imprint.errors import BadSetting
 from imprint.synthesis.contradictions import Said, contradictions
 from imprint.types import Document, Passage
@@ -146,6 +148,32 @@ def between_versions(changes: Iterable[FactChange], old: Sources, new: Sources) 
     ]
 
 
+def conflicts_of(
+    documents: Sequence[Document],
+    kept: Sequence[Document] = (),
+    *,
+    today: str,
+    since: Mapping[str, str] | None = None,
+    max_tokens: int = 160,
+) -> list[Conflict]:
+    """All conflicts of documents with each other, and with those that a version was taught (`kept`).
+
+    `since`: ISO dates from which documents hold, by their ids. What the version does not have holds from today,
+    unless it says otherwise."""
+    changes = compare(kept, documents)
+    held = dict(since or {})
+    for document in documents if kept else ():
+        held.setdefault(document.id, today)
+    sources = Sources.of([*kept, *documents], held)
+
+    def passages(some: Iterable[Document]) -> list[Passage]:
+        return [p for d in some for p in split(d, max_tokens=max_tokens)]
+
+    before, now = (passages(pair[i] for pair in changes.changed) for i in (0, 1))
+    edited = between_versions(fact_changes(before, now), sources, sources)
+    return [*edited, *between_documents(passages([*documents, *changes.withdrawn]), sources)]
+
+
 # --- settled ----------------------------------------------------------------------------------
 
 
@@ -205,10 +233,11 @@ def settled_histories(settled: Iterable[Settled]) -> list[History]:
     Nothing of what is open, nor where the base's belief holds: no document says that."""
     found = []
     for one in settled:
-        if one.winner is None or one.loser is None or (one.conflict.kind == "belief" and one.winner.said.passage_id == ""):
+        if one.winner is None or one.loser is None or not one.winner.said.passage_id:
             continue
-        dated = one.loser.since is not None and one.winner.since is not None and one.loser.since < one.winner.since
-        since, until = (one.loser.since, one.winner.since) if dated else (None, None)
+        since, until = one.loser.since, one.winner.since
+        if since is None or until is None or since >= until:
+            since = until = None
         found.append(History((Held(one.loser.said, since, until), Held(one.winner.said, until))))
     return found
 

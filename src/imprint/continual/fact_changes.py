@@ -258,8 +258,9 @@ def _compared(old: Told, new: Told) -> FactChange | None:
     _, (was, now), _ = differing(old.text, new.text)
     if share >= _ALIKE and not gone and not come:
         if unlike is not None and len(unlike) == 1 and old.denied == new.denied and not unlike[0][0][3]:
-            (kind, _, mine, _), (_, _, theirs, _) = unlike[0]
-            return FactChange(kind.split()[0], old.said, new.said, (mine, theirs), True)
+            kind, written = unlike[0][0][0].split()[0], (unlike[0][0][2], unlike[0][1][2])
+            # A number is told with what is written to it: '$500'.
+            return FactChange(kind, old.said, new.said, written if kind == "date" else (was, now), True)
         if unlike == [] and turned:
             return FactChange("negation", old.said, new.said, (was, now), True)
     if old.words == new.words and unlike == [] and old.denied == new.denied and len(gone) == len(come) == 1:

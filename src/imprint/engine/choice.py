@@ -24,7 +24,10 @@ Opened = tuple[tuple[int, ...], int]
 
 READ_TOKENS = 64
 """So much of a text says what it is about."""
+END_TOKENS = 256
+"""So much of a prompt's end says what it is about."""
 _PASS_TOKENS = 2048
+_NO_LIMIT = -1e6
 _GENERAL = 0.85
 """Share of general questions, and of general prose, that the bare base keeps: the others are those that look most
 like the documents' questions, and few (docs/log.md)."""
@@ -69,7 +72,8 @@ def threshold(engine: Engine, seat: Seat) -> float:
 
 def best_above(gains_A: torch.Tensor, limits: Sequence[float]) -> int | None:
     """The adapter that gained most above its limit; None where none did, and the bare base is to answer."""
-    beyond_A = gains_A.cpu() - torch.tensor(limits)
+    # Below any limit that is infinite the gains must still tell one from the other.
+    beyond_A = gains_A.cpu().double() - torch.tensor(limits, dtype=torch.double).clamp(min=_NO_LIMIT)
     best = int(beyond_A.argmax())
     return best if beyond_A[best] > 0 else None
 
@@ -80,6 +84,13 @@ def asked(engine: Engine, question: str) -> Opened:
     start = learn.index(True)
     end = len(learn) - learn[::-1].index(True)
     return tuple(ids[:end]), max(1, start)
+
+
+def opened(engine: Engine, turns: Sequence[Turn]) -> Opened:
+    """What of a prompt says what it is about: a single question's own words, else the end of all."""
+    if len(turns) == 1 and turns[0].role == "user":
+        return asked(engine, turns[0].text)
+    return tuple(engine.base.prompt_ids(turns)[-END_TOKENS:]), 1
 
 
 def _read(

@@ -16,7 +16,9 @@ from jinja2 import TemplateError
 from imprint.adapters import folder as adapter_folder
 from imprint.adapters.layout import refuse_other_base
 from imprint.base import Base
-from imprint.engine import Engine
+from imprint.continual import tombstones
+from imprint.continual.tombstones import Withheld
+from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadName, BrokenStore, ImprintError, NoSuchAdapter, WrongBase
 from imprint.hosting.keys import Keys
 from imprint.hosting.teaching import Teaching
@@ -64,6 +66,10 @@ class Model:
     version: Version | None
     above: tuple[float, ...] = ()
     """Of each adapter the gain from which a prompt is about its documents (engine.choice)."""
+    chosen: bool = False
+    """Whether one of its adapters answers, each of which knows a part: they are never worn together."""
+    withheld: tuple[Withheld, ...] = ()
+    """The judges of what is to be forgotten and is not gone yet."""
 
     @property
     def created_at(self) -> int:
@@ -136,17 +142,30 @@ class Host:
                 f"{version} was taught on {version.base}, but this server runs {self.base.name}. Teach it again "
                 "here, or ask a server that runs that base."
             )
+        judge = tombstones.judge_of(registry, self.tenants.home(tenant), version)
+        withheld = () if judge is None else (judge,)
+        shards = version.details.get("shards")
         # What was taught before thresholds were measured is worn for every prompt.
-        limit = version.details.get("router", {}).get("threshold", -math.inf)
-        return Model(str(version), (tenant, str(version)), version, (limit,))
+        limits = tuple(s.get("router", {}).get("threshold", -math.inf) for s in shards or [version.details])
+        if shards is None:
+            return Model(str(version), (tenant, str(version)), version, limits, withheld=withheld)
+        keys = tuple((tenant, f"{version}#{place}") for place in range(len(shards)))
+        return Model(str(version), Together(keys), version, limits, True, withheld)
+
+    def above(self, model: Model) -> tuple[float, ...] | None:
+        """What decides which of a model's adapters answers; None where all of them are worn."""
+        if self.settings.routed and model.above:
+            return model.above
+        return (-math.inf,) * len(model.above) if model.chosen else None
 
     def _together(self, models: Sequence[Model], name: str) -> Model:
-        keys = [model.key for model in models]
+        keys = [key for model in models for key in _keys(model)]
         if None in keys or len(set(keys)) < len(keys):
             raise _must_differ(name)
         above = [limit for model in models for limit in model.above]
         joined = "+".join(model.name for model in models)
-        return Model(joined, Together(tuple(keys)), models[0].version, tuple(above))
+        chosen, withheld = any(m.chosen for m in models), tuple(w for m in models for w in m.withheld)
+        return Model(joined, Together(tuple(keys)), models[0].version, tuple(above), chosen, withheld)
 
     def models(self, tenant: str) -> list[Model]:
         """The base, then the tenant's adapters that this server can run: each name, and its latest version."""
@@ -180,6 +199,10 @@ class Host:
         """How many token ids the base knows."""
         return int(self.base.model.get_input_embeddings().weight.shape[0])
 
+    def about(self, turns: Sequence[Turn]) -> tuple[tuple[int, ...], int]:
+        """What of a conversation says what it is about."""
+        return choice.opened(self.inference.engine, turns)
+
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Puts a request in line; the listener hears every piece of the answer."""
         return self.inference.submit(request, listener)
@@ -194,10 +217,11 @@ class Host:
 
     def _read(self, key: Hashable) -> Adapter:
         """The adapter behind a Request's key; called in the serving thread when it is not in memory."""
-        tenant, name = cast(tuple[str, str], key)
+        tenant, named = cast(tuple[str, str], key)
+        name, _, place = named.partition("#")
         registry = self.tenants.registry(tenant)
         try:
-            adapter = adapter_folder.read(registry.folder(registry.get(name)))
+            adapter = adapter_folder.read(registry.folders(registry.get(name))[int(place or 0)])
             refuse_other_base(self.base, adapter)
         except ImprintError as error:
             # Where the server keeps things is nobody's business.
@@ -213,6 +237,10 @@ class Host:
 
 def _must_differ(name: str) -> NoSuchAdapter:
     return NoSuchAdapter(f"{name[:80]!r} must join different adapters with '+', as in 'handbook+prices'.")
+
+
+def _keys(model: Model) -> tuple[Hashable, ...]:
+    return model.key.keys if isinstance(model.key, Together) else (model.key,)
 
 
 def _own_name(base: str) -> str:

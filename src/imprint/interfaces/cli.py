@@ -15,6 +15,7 @@ from imprint.errors import ImprintError
 from imprint.interfaces import (
     asking_commands,
     audit_commands,
+    change_commands,
     keeping_commands,
     plan_command,
     prove_command,
@@ -155,6 +156,12 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
+_command("imprint diff handbook@3 handbook@4", "imprint diff handbook@1 handbook --all --json")(change_commands.diff)
+_command(
+    "imprint conflicts ./handbook",
+    "imprint conflicts ./handbook --name handbook --rules newer,ask",
+    "imprint conflicts ./handbook --rules order --source-order 'policies/*,faq.md' --json",
+)(change_commands.conflicts)
 
 
 # --- when documents change --------------------------------------------------------------------

@@ -15,6 +15,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from imprint.continual.tombstones import WITHHELD, Withheld
 from imprint.errors import Overloaded
 from imprint.hosting.host import Host, Model
 from imprint.interfaces.openai_shapes import ApiError, api_error
@@ -89,6 +90,22 @@ async def unless_gone(http: HttpRequest, work: Awaitable[Result]) -> Result:
 async def _hung_up(http: HttpRequest) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
+
+
+async def judged(
+    pieces: AsyncIterator[tuple[int, Piece]], judges: Sequence[Withheld], questions: Sequence[str]
+) -> AsyncIterator[tuple[int, Piece]]:
+    """The same answers, each told when it is whole, and not at all where only what is to be forgotten bears it out:
+    a part of it, or the likelihoods of its tokens, would tell it too."""
+    held = [Choice() for _ in questions]
+    async for i, piece in pieces:
+        held[i].add(piece)
+        if piece.finish is None:
+            continue
+        if any(judge.holds(questions[i], held[i].text) for judge in judges):
+            yield i, Piece(WITHHELD, finish="stop")
+        else:
+            yield i, Piece(held[i].text, tuple(held[i].tokens), piece.finish)
 
 
 # --- shapes -----------------------------------------------------------------------------------

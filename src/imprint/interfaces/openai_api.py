@@ -8,7 +8,7 @@ import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
@@ -33,6 +33,7 @@ from imprint.interfaces.openai_answers import (
     Reply,
     Shape,
     begun,
+    judged,
     unless_gone,
 )
 from imprint.interfaces.openai_shapes import (
@@ -127,8 +128,12 @@ class _Routes:
         room = self._room(ids, most, "messages")
         self._check_number(asked, 1)
         requests = self._requests(tenant, model, asked, [ids], most or room, asked.top_logprobs or 0)
+        if model.above:
+            about = await to_thread(self.host.about, asked.turns)
+            requests = [replace(request, about=about) for request in requests]
         shape = ChatShape(logprobs=bool(asked.logprobs))
-        return await self._answer(http, model, asked, shape, requests, len(ids))
+        question = next((t.text for t in reversed(asked.turns) if t.role == "user"), "")
+        return await self._answer(http, model, asked, shape, requests, len(ids), [question])
 
     async def complete(self, tenant: Tenant, asked: CompletionRequest, http: HttpRequest) -> Response:
         model = await to_thread(self.host.model, tenant, asked.model)
@@ -139,7 +144,8 @@ class _Routes:
             self._room(ids, most, "prompt")
         requests = self._requests(tenant, model, asked, prompts, most, asked.logprobs or 0)
         shape = CompletionShape(logprobs=asked.logprobs is not None)
-        return await self._answer(http, model, asked, shape, requests, sum(map(len, prompts)))
+        texts = [p if isinstance(p, str) else str(self.host.base.tokenizer.decode(p)) for p in asked.prompts]
+        return await self._answer(http, model, asked, shape, requests, sum(map(len, prompts)), texts)
 
     async def _answer(
         self,
@@ -149,11 +155,14 @@ class _Routes:
         shape: Shape,
         requests: Sequence[Request],
         prompt_tokens: int,
+        questions: Sequence[str],
     ) -> Response:
         answers = Answers(self.host, requests)
         choices = [Choice() for _ in requests]
         reply = Reply(self.host, model, shape, answers, choices, prompt_tokens, asked.include_usage)
         pieces = self._timed(answers.pieces())
+        if model.withheld:
+            pieces = judged(pieces, model.withheld, [q for q in questions for _ in range(asked.n or 1)])
         try:
             if asked.stream:
                 return EventStream(reply.stream(await begun(http, pieces)), answers)
@@ -218,7 +227,7 @@ class _Routes:
                 ids=tuple(ids),
                 tenant=tenant,
                 adapter=model.key,
-                above=model.above if self.host.settings.routed and model.above else None,
+                above=self.host.above(model),
                 max_tokens=max_tokens,
                 temperature=1.0 if asked.temperature is None else asked.temperature,
                 top_p=1.0 if asked.top_p is None else asked.top_p,

@@ -121,7 +121,8 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
 def _made(details: Mapping[str, Any]) -> str:
     """How a version was made from the one before, and from when it holds."""
     changes = ", ".join(f"{n} {what}" for what, n in details.get("changes", {}).items())
-    return f"{details['way'].replace('_', ' ')}, holds from {details['as_of']}" + (f"; {changes}" if changes else "")
+    way = f"{details['way'].replace('_', ' ')}, holds from {details['as_of']}"
+    return f"{way}; {changes}" if changes else way
 
 
 def _plan(plan: Mapping[str, Any]) -> str:
@@ -227,7 +228,8 @@ def deletion_page(report: Report) -> RenderableType:
         found = [report.scores.get(f"{kind}_{name}") for name in names]
         if any(found):
             cells = ["-" if s is None else f"{s.value:.3g} [{s.low:.3g}, {s.high:.3g}]" for s in found]
-            _row(table, f"{what} ({found[1].n if found[1] else 0})", *cells, _yes(report.details["within_control"].get(kind)))
+            within = _yes(report.details["within_control"].get(kind))
+            _row(table, f"{what} ({found[1].n if found[1] else 0})", *cells, within)
     return Group(table, Text(f"Control: {report.details['control']}."))
 
 

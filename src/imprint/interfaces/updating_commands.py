@@ -45,7 +45,7 @@ def update(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="BUDGET", help="What it may take: 10min, '200k tokens'. If not said, as much text as before."
+            metavar="BUDGET", help="What it may take: 10min, '200k tokens'. If not said, as much as before."
         ),
     ] = None,
     shards: Annotated[
@@ -95,7 +95,7 @@ def forget(
     name: Name,
     document: Annotated[
         str | None,
-        typer.Option("--document", metavar="FILE", help="A document: its path in the folder, title or id."),
+        typer.Option("--document", metavar="FILE", help="A document: its path, title or id."),
     ] = None,
     passage: Annotated[
         str | None, typer.Option(metavar="WORDS", help="A passage: its words, exactly as they stand there.")
@@ -196,9 +196,9 @@ def _say(done: Forgotten) -> None:
     erased = done.erased
     destroyed = ", ".join(done.destroyed) or "no version"
     typer.echo(
-        f"Destroyed {destroyed}. Erased {erased.runs} runs of training text, {erased.corpora} sets of kept documents, "
-        f"{erased.written} lines of what was written, {erased.cached} cached files. Searched {erased.searched:,} files "
-        f"for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s in all."
+        f"Destroyed {destroyed}. Erased {erased.runs} runs of training text, {erased.corpora} sets of kept "
+        f"documents, {erased.written} lines of what was written, {erased.cached} cached files. Searched "
+        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s in all."
     )
     for told in done.held_elsewhere:
         typer.echo(f"{told} was taught it too: imprint forget {told.partition('@')[0]} ...", err=True)

@@ -35,8 +35,6 @@ MAX_ADAPTERS = 64
 STEP_TOKENS = 512
 CACHE_TOKENS = 65_536
 BEGINNING_TOKENS = 8_192
-ROUTED_TOKENS = 256
-"""So much of a prompt's end says what it is about."""
 
 Read = Callable[[Hashable], Adapter]
 """Fetches the adapter of a key. Called outside the serving thread; what it raises ends the request."""
@@ -192,7 +190,7 @@ class Inference:
         above = live.request.above
         if above is None or not live.seats:
             return
-        opened = (live.request.ids[-ROUTED_TOKENS:], 1)
+        opened = live.request.about or (live.request.ids[-choice.END_TOKENS :], 1)
         best = choice.best_above(choice.row_gains(self.engine, live.seats, [opened])[0], above)
         kept = () if best is None else (live.request.keys[best],)
         self._shelf.release(live, kept)

@@ -29,6 +29,8 @@ class Request:
     above: tuple[float, ...] | None = None
     """Of each adapter the gain (engine.choice) from which a prompt is about its documents. Then only the adapter
     that the prompt is most about answers, or the bare base. None: all are worn, whatever is asked."""
+    about: tuple[tuple[int, ...], int] | None = None
+    """What of the prompt says what it is about: tokens, and the first of them that counts. None: its end."""
     max_tokens: int = 128
     temperature: float = 0.0
     """0 takes the likeliest token."""
