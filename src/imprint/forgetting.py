@@ -153,7 +153,8 @@ class _Gone:
         corpus = Corpus.kept(self.home, latest.corpus_hash) or Corpus(())
         known = everything_known(self.registry, self.home, self.wish.name)
         old = self._versions_that_saw()
-        taught: Taught | None = Taught(latest, self.registry, self.home)
+        model = service.engine.base if service else base if isinstance(base, Base) else None
+        taught: Taught | None = Taught(latest, self.registry, self.home, model)
         if any(version.number == latest.number for version in old):
             left = self.target.left_of(corpus.documents)
             taught = None

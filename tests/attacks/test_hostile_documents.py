@@ -24,7 +24,7 @@ from imprint.types import Document
 from test_documents_sandboxed import pdf, prose, refusal, repacked, saved, word_file
 
 SECRET = "the secret of another file"
-LIMIT_S, MEMORY_BYTES = 10.0, 2**30
+LIMIT_S, MEMORY_BYTES = 30.0, 2**30
 
 
 def read(folder: Path, name: str, data: bytes) -> str:
