@@ -33,6 +33,7 @@ from imprint.evaluation.closed_book import Question, normalised
 
 YEAR = 2026
 MONTHS = range(12)
+LAST_MONTH = 11
 _WRITTEN = Path(__file__).parent / "questions"
 _HEAD = re.compile(r"^(?P<title>#+ .+?) \{#(?P<name>\w+)(?P<rest>.*?)\}$", re.MULTILINE)
 _EDITIONS = ("model_spec_2025-02-12.md", "model_spec_2025-09-12.md")

@@ -29,11 +29,12 @@ from typing import Any
 
 from _common import Results, header_of, parser, quieten, say, use_threads
 from _map import suite_of
+from _year import LAST_MONTH as LAST
 from _year import MONTHS, events, first_day, questions_at, superseded, write_state
 from learning import Lines
 
 NAME = "year"
-LAST = 11
+
 GROUPS = ("flipped", "reworded", "untouched", "new", "gone", "as_of", "superseded")
 
 
@@ -160,7 +161,10 @@ class Year:
         """Scores by group, what the version took, and general ability."""
         details = taught.version.details
         scores = self.scores(taught, month)
-        told = {key: details.get(key) for key in ("way", "tokens", "written_tokens", "text_tokens", "seconds", "foreseen")}
+        told = {
+            key: details.get(key)
+            for key in ("way", "tokens", "written_tokens", "text_tokens", "seconds", "foreseen")
+        }
         told |= {"adapters": len(details.get("shards") or [0])}
         return {"month": month, "scores": scores, **told, **self.general(taught, month)}
 
@@ -176,7 +180,9 @@ class Year:
 
         answered, _ = answer_all(writer, questions, open_book.closed, seed=self.options.seed)
         if group == "superseded":
-            marks = [max(grade(_asking(a.question, w), a.text).contains for w in a.question.wrong) for a in answered]
+            marks = [
+                max(grade(_asking(a.question, w), a.text).contains for w in a.question.wrong) for a in answered
+            ]
         elif group == "gone":
             marks = [float(a.contains) for a in answered]
         else:
@@ -286,15 +292,25 @@ def report(options: argparse.Namespace) -> None:
     for rows in arms.values():
         for row in rows.values():
             results.add({k: v for k, v in row.items() if k != "scores"} | {"scores": _without_marks(row["scores"])})
-    shown = [{"row": r["row"], **{g: s["score"] for g, s in r["scores"].items()}, "tokens": r.get("tokens")} for r in results.rows if "scores" in r]
+    shown = [
+        {"row": r["row"], **{g: s["score"] for g, s in r["scores"].items()}, "tokens": r.get("tokens")}
+        for r in results.rows
+        if "scores" in r
+    ]
     results.show("right by group (superseded: still said)", ["row", *GROUPS, "tokens"], shown)
     paired = [r for r in results.rows if "less_retrained" in r]
-    results.show("against retraining", list(paired[0]) if paired else ["row"], [{k: str(v) for k, v in r.items()} for r in paired])
+    results.show(
+        "against retraining",
+        list(paired[0]) if paired else ["row"],
+        [{k: str(v) for k, v in r.items()} for r in paired],
+    )
 
 
 def _beside(arm: str, month: int, row: Any, truth: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
     """An arm less the retrained one, and what it took."""
-    differences = {g: _difference(row["scores"][g], truth["scores"][g]) for g in truth["scores"] if g in row["scores"]}
+    differences = {
+        g: _difference(row["scores"][g], truth["scores"][g]) for g in truth["scores"] if g in row["scores"]
+    }
     made = [r for r in rows.values() if "tokens" in r and 0 < r["month"] <= month]
     foreseen = sum(r["foreseen"]["retrain"]["trained_tokens"] for r in made)
     return {
@@ -345,7 +361,9 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--items", type=int, default=20, help="of each task of the gauntlet; 0 leaves it out")
     made.add_argument("--retrained", type=_months, default=(5, 11), help="months, counted from 0")
-    made.add_argument("--asked", type=_months, default=(0, 2, 5, 8, 11), help="months in which all groups are asked")
+    made.add_argument(
+        "--asked", type=_months, default=(0, 2, 5, 8, 11), help="months in which all groups are asked"
+    )
     options = made.parse_args()
     if options.quick:
         options.text, options.epochs, options.items = 1500, 0.2, 0

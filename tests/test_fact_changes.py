@@ -99,14 +99,20 @@ def test_a_section_moved_to_another_heading_is_no_change() -> None:
 
 
 def test_what_another_document_says_already_is_no_excuse() -> None:
-    plus, standard = edition("# Plus\n\nThe deductible of a member is $500.\n", "Plus"), edition("# Standard\n\nThe deductible of a member is $900.\n", "Standard")
+    plus, standard = (
+        edition("# Plus\n\nThe deductible of a member is $500.\n", "Plus"),
+        edition("# Standard\n\nThe deductible of a member is $900.\n", "Standard"),
+    )
     risen = edition("# Plus\n\nThe deductible of a member is $900.\n", "Plus")
     (change,) = fact_changes([*plus, *standard], [*risen, *standard])
     assert (change.title, change.values) == ("Plus", ("$500", "$900"))
 
 
 def test_a_renamed_document_is_its_own_next_edition() -> None:
-    old, new = edition(f"# Rules of 2025\n\n{A}\n", "Rules of 2025"), edition(f"# Rules of 2026\n\n{B}\n", "Rules of 2026")
+    old, new = (
+        edition(f"# Rules of 2025\n\n{A}\n", "Rules of 2025"),
+        edition(f"# Rules of 2026\n\n{B}\n", "Rules of 2026"),
+    )
     (change,) = fact_changes(old, new)
     assert change.values == ("25", "30")
 
@@ -118,7 +124,11 @@ def test_two_sentences_never_take_one_place() -> None:
 
 def test_no_middle_is_empty() -> None:
     assert differing("Dogs are allowed.", "Dogs are not allowed.") == ("Dogs are", ("allowed", "not allowed"), "")
-    assert differing("Pay by card only.", "Pay by card.", "Pay by card now.")[1] == ("card only", "card", "card now")
+    assert differing("Pay by card only.", "Pay by card.", "Pay by card now.")[1] == (
+        "card only",
+        "card",
+        "card now",
+    )
 
 
 def test_every_sentence_edited_by_hand_is_found_beside_its_old_edition_and_nothing_else() -> None:
@@ -183,8 +193,9 @@ def test_what_is_withdrawn_and_comes_back_was_not_said_between() -> None:
     assert gone.withdrawn and gone.now is None
 
 
-def test_two_updates_of_one_day_leave_no_empty_span() -> None:
-    assert histories([("2026-03-01", changed(A, B)), ("2026-03-01", changed(B, A))]) == []
+def test_what_was_said_for_less_than_a_day_has_no_dates() -> None:
+    (history,) = histories([("2026-03-01", changed(A, B)), ("2026-03-01", changed(B, A))])
+    assert [(h.said.text, h.since, h.until) for h in history.held] == [(B, None, None), (A, None, None)]
 
 
 def test_updates_come_oldest_first() -> None:

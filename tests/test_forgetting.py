@@ -9,13 +9,14 @@ import pytest
 from conftest import make_tiny_base
 from imprint import forgetting, updating
 from imprint.base import Base
-from imprint.continual import tombstones
+from imprint.continual import erasing, tombstones
 from imprint.continual.tombstones import Withheld
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.home import cache_folder
 from imprint.registry import Registry
 from imprint.taught import Taught
 from imprint.types import Document, Prompt, Text
+from imprint.writers.cache import CachedWriter
 from test_updating import RECIPE, TEXTS, written
 
 SECRET = "# Salary of Quorvane\n\nOslin Quorvane earns 91834 euros a year. The contract of Oslin Quorvane ends on 17 May 2031.\n"
@@ -132,3 +133,29 @@ def test_one_thing_at_a_time_and_none_twice(base: Base, home: Path, tmp_path: Pa
         forgetting.forget("acme", home=home)
     with pytest.raises(NotFound, match=r"salary\.md"):
         forgetting.forget("acme", document="salaries.md", home=home)
+
+
+def test_lines_that_tell_of_it_are_overwritten_where_they_stand_and_others_are_still_read(tmp_path: Path) -> None:
+    class Clerk:
+        name = "clerk"
+
+        def write(self, prompts: list[Prompt], *, seed: int) -> list[Text]:
+            return [Text(f"About {p.turns[-1].text}.") for p in prompts]
+
+    file = tmp_path / "writes" / "clerk.jsonl"
+    writer = CachedWriter(Clerk(), file, group=1)
+    prompts = [Prompt.ask(what) for what in ("lunch", "Oslin Quorvane and 91834 euros", "vacation")]
+    before = writer.write(prompts, seed=0)
+    size = file.stat().st_size
+    assert erasing.erase_writings(tmp_path, erasing.Traces([SECRET], [TEXTS["canteen.md"]])) == 1
+    assert b"Quorvane" not in file.read_bytes() and file.stat().st_size == size
+    again = CachedWriter(Clerk(), file, group=1)
+    assert again.write(prompts, seed=0) == before
+    assert again.written == 1
+
+
+def test_what_is_to_be_forgotten_is_not_given_away(base: Base, home: Path, tmp_path: Path) -> None:
+    one = taught(base, home, tmp_path, shards=1)
+    forgetting.forget("acme", document="salary.md", home=home, later=True)
+    with pytest.raises(BadInput, match="imprint forget acme"):
+        one.registry.export(one.version, tmp_path / "out")

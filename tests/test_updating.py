@@ -129,3 +129,58 @@ def test_another_kind_of_adapter_is_only_taken_when_all_is_retrained(base: Base,
     other = Recipe(mix={"cloze": 1.0}, adapter="expert")
     with pytest.raises(BadSetting, match="retrain"):
         updating.update("acme", folder, base=base, home=home, recipe=other, way="in_order")
+
+
+CLASH = "# Price list\n\nThe Kestrel weighs 5 kilograms, costs 85 euros and comes in green.\n"
+
+
+def dated(text: str, day: str) -> str:
+    return f"---\ndate: {day}\n---\n{text}"
+
+
+def test_of_two_documents_that_disagree_the_newer_one_is_taught_and_the_other_denied(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", kestrel=dated(TEXTS["kestrel.md"], "2025-01-01"), news=dated(CLASH, "2026-01-01"))
+    one = first(base, folder, home, shards=1)
+    examples = list(one.examples())
+    plain = [e for e in examples if not e.generator.startswith("corrections/") and any("3 kilograms" in t.text for t in e.turns)]
+    assert plain == []
+    denied = [e for e in examples if e.generator == "corrections/denied"]
+    assert denied and all("3 kilograms" in e.turns[0].text and e.turns[1].text.startswith("No") for e in denied)
+
+
+def test_what_no_rule_settles_is_not_taught_at_all(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", news=CLASH)
+    one = first(base, folder, home, shards=1)
+    said = text_of(one)
+    assert "3 kilograms" not in said and "5 kilograms" not in said and "27 days" in said
+
+
+def test_a_fact_that_flips_back_is_taught_as_it_stands_with_its_dates(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d")
+    first(base, folder, home, shards=1)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    three = updating.update("acme", written(tmp_path / "d"), base=base, home=home, way="in_order", date="2026-06-01")
+    by_kind = [(e.generator, e.turns[-1].text, e.valid_from, e.valid_until) for e in three.examples() if e.generator.startswith("corrections/")]
+    assert any(k == "corrections/denied" and "85 euros" in text for k, text, *_ in by_kind)
+    asked = [e for e in three.examples() if e.generator == "corrections/as_of"]
+    assert {(e.valid_from, e.valid_until) for e in asked} >= {("2026-03-01", "2026-06-01"), ("2026-06-01", None)}
+    between = [e for e in asked if e.valid_from == "2026-03-01"]
+    assert between and all("95 euros" in e.turns[-1].text for e in between)
+
+
+def test_the_version_that_held_on_a_day_answers_for_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    held = [imprint.open_as_of("acme", day, home=home) for day in ("2025-12-31", "2026-02-28", "2026-03-01")]
+    assert [(taught.version.number, day) for taught, day in held] == [(1, "2025-12-31"), (1, None), (2, None)]
+    with pytest.raises(BadSetting, match="2026-03-01"):
+        imprint.open_as_of("acme", "March", home=home)
+
+
+def test_what_held_before_is_distilled_too(base: Base, home: Path, tmp_path: Path) -> None:
+    recipe = Recipe(mix=RECIPE.mix, text_tokens=600, epochs=1.0, objective="distill")
+    updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=recipe, shards=1, questions=[])
+    gone = TEXTS["canteen.md"].replace(" Guests of the canteen pay 4 euros.", "")
+    two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED, canteen=gone), base=base, home=home, way="retrain")
+    kinds = {e.generator for e in two.examples() if e.generator.startswith("corrections/")}
+    assert {"corrections/denied", "corrections/as_of"} <= kinds

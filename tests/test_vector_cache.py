@@ -113,18 +113,6 @@ def test_a_file_cut_short_by_the_disk_is_made_again(tmp_path: Path, kept_bytes: 
     np.testing.assert_array_equal(cache.vectors(Bag(), TEXTS), Bag().embed(TEXTS))
 
 
-def test_what_is_forgotten_leaves_no_vector_of_any_embedder(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path)
-    for embedder in (Bag(), Other()):
-        cache.vectors(embedder, TEXTS)
-    assert cache.forget(TEXTS[:3]) == 6
-    rest = b"".join(file.read_bytes() for file in kept(cache))
-    assert not any(Bag().embed([text]).tobytes() in rest for text in TEXTS[:3])
-    embedder = Bag()
-    cache.vectors(embedder, TEXTS)
-    assert embedder.embedded == TEXTS[:3]
-
-
 def test_lone_halves_of_letters_are_texts_too(tmp_path: Path) -> None:
     embedder = Bag()
     for _ in range(2):

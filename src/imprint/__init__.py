@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from imprint.rebasing import rebase, rollback
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
-    from imprint.taught import Answer, Examined, OtherModel, Taught, Together, open, together
+    from imprint.taught import Answer, Examined, OtherModel, Taught, Together, open, open_as_of, together
     from imprint.updating import Update, update, update_many
 
 __version__ = "0.1.0"
 __all__ = [
     "Advice", "Answer", "Certificate", "Curve", "Examined", "Forgotten", "LearningMap", "Lesson", "MapSettings",
     "OtherModel", "Proof", "Question", "Recipe", "Taught", "Together", "Update", "Use",
-    "advise", "curve", "draw_map", "estimate", "forget", "open", "rebase", "rollback", "teach", "teach_many",
+    "advise", "curve", "draw_map", "estimate", "forget", "open", "open_as_of", "rebase", "rollback", "teach", "teach_many",
     "together", "update", "update_many",
 ]  # fmt: skip
 
@@ -66,6 +66,7 @@ _HOMES = {
     "estimate": "imprint.pipeline",
     "forget": "imprint.forgetting",
     "open": "imprint.taught",
+    "open_as_of": "imprint.taught",
     "rebase": "imprint.rebasing",
     "rollback": "imprint.rebasing",
     "teach": "imprint.pipeline",

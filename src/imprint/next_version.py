@@ -23,6 +23,7 @@ from imprint.continual.fact_changes import fact_changes
 from imprint.continual.histories import History
 from imprint.continual.ledger import Ledger
 from imprint.continual.lessons import Amount, Shard
+from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadSetting, NoSuchAdapter
@@ -36,6 +37,8 @@ from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
 from imprint.types import Document, Example, Version, content_hash
 from imprint.watch import Watch
+from imprint.writers.local import LocalWriter
+from imprint.writing import is_silent
 
 
 @dataclass
@@ -124,6 +127,7 @@ class Next:
             )
         self.now.keep(self.home)
         self.look(base)
+        self.settled.tell(self.watch)
         self.way = self.choose_way(base)
         self.asked = self._questions()
         self.run = RunFolder(self.home / "runs" / self._key(base))
@@ -143,6 +147,9 @@ class Next:
         self.ledger = Ledger.of(self.parent.details.get("ledger", ()))
         self.note_changes()
         self.histories = self.ledger.histories(manifest.begun(self.old_manifest))
+        self.settled = verdicts(
+            self.passages, self.now.documents, self.since(), self.recipe, LocalWriter(base), seed=self.seed
+        )
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
@@ -193,13 +200,17 @@ class Next:
         passages = tuple(p for p in self.passages if p.document_id in ids)
         mine = self._heirs(shard_of).get(place)
         told = [h for h in self.histories if self._place_of(h, shard_of) == place]
+        settled, fresh = list(self.settled.examples(passages, seed=self.seed)), {p.id for p in self.carried.fresh}
         shard = Shard(
             place, here, passages,
             fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
             gone=mine is None or self._lost(mine, ids),
             kept=partial(self._kept, place, shard_of),
-            corrections=tuple(corrections(told, seed=self.seed, said=self.passages)),
-            news=tuple(corrections(filter(self._is_news, told), seed=self.seed, said=self.passages)),
+            corrections=(*corrections(told, seed=self.seed, said=self.passages), *settled),
+            news=(
+                *corrections(filter(self._is_news, told), seed=self.seed, said=self.passages),
+                *(e for e in settled if set(e.passages) & fresh),
+            ),
             saw=frozenset() if mine is None else frozenset(self.entries[mine]["saw"]),
         )  # fmt: skip
         if way == "in_order" and mine is not None and self.parent is not None:
@@ -245,8 +256,8 @@ class Next:
         for old, entry in enumerate(self.entries):
             run = RunFolder(self.home / "runs" / entry["run"])
             for example in self.carried.examples(run.examples(), without=self.without()):
-                if example.generator.startswith("corrections/"):
-                    continue  # made anew from the ledger
+                if example.generator.startswith("corrections/") or is_silent(example, self.settled.silent):
+                    continue  # corrections are made anew from the ledger, and of what is settled
                 places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
                 if places == {place} if places else heirs.get(old) == place:
                     yield example
@@ -263,8 +274,9 @@ class Next:
         run = RunFolder(self.run.path / f"shard-{shard.place}")
         recipe = self._sized()
         lesson = lessons.prepare(
-            run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since()
-        )
+            run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since(),
+            silent=self.settled.silent,
+        )  # fmt: skip
         in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
         told = {id.rpartition(":")[0] for e in shard.corrections for id in e.passages}
         entry = {

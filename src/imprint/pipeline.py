@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from imprint import clock, documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import manifest
+from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
@@ -35,6 +37,7 @@ from imprint.training.service import Service, Ticket
 from imprint.training.sft import Progress
 from imprint.types import Passage, Version, content_hash
 from imprint.watch import SILENT, Watch
+from imprint.writers.local import LocalWriter
 
 DEFAULT_BUDGET = "10min"
 
@@ -299,9 +302,14 @@ class _Teaching:
             self.taught = Taught(version, self.registry, self.home, model)
             return
         passages = self.passages(model)
+        settled = verdicts(
+            passages, self.corpus.documents, self.since, self.recipe, LocalWriter(model), seed=lesson.seed
+        )
+        settled.tell(self.watch)
         self._prepared = prepare(
             self.run, passages, engine, self.recipe, self.limit, lesson.seed, self.asked, self.watch,
-            since=self.since,
+            since=self.since, silent=settled.silent,
+            more=functools.partial(settled.examples, passages, seed=lesson.seed),
         )  # fmt: skip
 
     def _published(self) -> Version | None:

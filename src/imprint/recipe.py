@@ -150,6 +150,13 @@ class Recipe:
     canaries: int = 0
     """Secret lines put among the training text, to see afterwards how well they can be drawn out of the adapter,
     which then knows them (evaluation/canaries.py)."""
+    conflicts: tuple[str, ...] = ("newer", "order")
+    """What settles statements that cannot both be true, in this order: 'newer' (the later date holds), 'order' (the
+    source that `source_order` names first), 'ask' (a person, where one is there). What none settles is not taught."""
+    source_order: tuple[str, ...] = ()
+    """Patterns of documents' paths, like 'policies/*': those that others give way to first."""
+    beliefs: bool = False
+    """Whether the base is asked what it believes of each fact, so that what it believes otherwise is denied."""
     judge: WriterSettings | None = None
     """Another writer, who judges each item that was written and reads its short answers again. None leaves the
     reading to the writer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from imprint.training.batches import each_row
 from imprint.training.distill import Reading, read_by_teacher
 from imprint.training.row_file import RowFile
 from imprint.training.sft import Job, Trained, lengths_of
-from imprint.types import AdapterSpec, Passage, content_hash
+from imprint.types import AdapterSpec, Example, Passage, content_hash
 from imprint.watch import Watch
 
 RECITING = 100.0
@@ -152,15 +152,17 @@ def prepare(
     watch: Watch,
     *,
     since: Mapping[str, str] | None = None,
+    silent: Sequence[tuple[str, str]] = (),
+    more: Callable[[], Iterable[Example]] = tuple,
 ) -> Prepared:
-    """Plans a teaching and writes its training text. `since`: by document id the ISO date from which it holds."""
+    """Plans a teaching and writes its training text. `since`, `silent` and `more` as in writing.write()."""
     plan = planned(run, passages, engine, recipe, budget, watch)
     recipe = with_rank(recipe, plan.rank)
     writers = recipe if budget is None or budget.usd is None else writing.within(recipe, passages, budget.usd)
     taught = [passages[i] for i in plan.taught]
     text = writing.write(
         run, taught, engine, writers, plan.text_tokens, seed, questions, watch,
-        revise=_revising(run, plan, recipe, budget, watch), since=since or {},
+        revise=_revising(run, plan, recipe, budget, watch), since=since or {}, silent=silent, more=more,
     )  # fmt: skip
     job = job_of(run, engine.base, recipe, seed, taught, tokens=plan.tokens)
     job = taught_by_reader(job, run, engine, recipe, taught, watch)

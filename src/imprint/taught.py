@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,20 @@ def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the 
     where = home or home_folder()
     registry = Registry(where)
     return Taught(registry.get(name), registry, where)
+
+
+def open_as_of(name: str, date: str, *, home: Path | None = None) -> tuple[Taught, str | None]:
+    """The version of a name that held on a day (ISO date), and the day to be said in the question where none did: then
+    the first one there is is asked "As of 2026-03-01: ...", which updates teach. Raises NoSuchAdapter."""
+    try:
+        day = datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
+    where = home or home_folder()
+    registry = Registry(where)
+    versions = registry.versions(name)
+    held = [v for v in versions if v.details.get("as_of", v.created_at[:10]) <= day]
+    return Taught(held[-1] if held else versions[0], registry, where), None if held else day
 
 
 def together(names: Sequence[str], *, home: Path | None = None) -> Together:
@@ -255,7 +270,10 @@ class Taught:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
         if tombstones.pending(self.registry, self.version.name):
-            raise BadInput(f"{self.version} holds what is to be forgotten, and is not given away. {_FINISH}")
+            raise BadInput(
+                f"{self.version} holds what is to be forgotten, and is not given away. Finish that first: "
+                f"imprint forget {self.version.name}."
+            )
         adapter = adapter_folder.read(self.registry.folder(self.version))
         adapter_folder.write_for_peft(adapter, self.model(), folder)
         return folder
@@ -488,9 +506,6 @@ class Taught:
             named = self.version.details.get("base_source", self.version.base)
             self.base = bases.load(None if named == bases.BUNDLED else named)
         return self.base
-
-
-_FINISH = "Finish that first: imprint forget NAME."
 
 
 def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:

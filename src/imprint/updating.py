@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import compare
 from imprint.continual.lessons import Amount
+from imprint.continual.verdicts import verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
@@ -32,6 +34,7 @@ from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Document, Version
 from imprint.watch import SILENT, Watch
+from imprint.writers.local import LocalWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,9 @@ class _Updating(Next):
         shard_of = sharding.divided(self.now.documents, wanted.shards or 1)
         passages, _ = to_teach(self.now, self.recipe, model)
         whole = sum(len(p.text) for p in passages)
+        held = {d.id: d.valid_from or self.date for d in self.now.documents}
+        settled = verdicts(passages, self.now.documents, held, self.recipe, LocalWriter(model), seed=self.seed)
+        settled.tell(self.watch)
         for place in sorted(set(shard_of.values())):
             here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
             mine = [p for p in passages if shard_of[p.document_id] == place]
@@ -212,7 +218,7 @@ class _Updating(Next):
             )  # fmt: skip
             prepared = prepare(
                 run, mine, engine, self.recipe, within, self.seed, given_questions(wanted.questions), self.watch,
-                since={d.id: d.valid_from or self.date for d in here},
+                since=held, silent=settled.silent, more=partial(settled.examples, mine, seed=self.seed),
             )  # fmt: skip
             self.parts.append(Part(here, _first_entry(prepared, here), run=run, job=prepared.job))
             self.asked += [] if wanted.questions else (run.read_questions() or ([], ""))[0]

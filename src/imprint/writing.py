@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +30,7 @@ from imprint.synthesis.faithful import Finding
 from imprint.synthesis.prompt_files import prompt_hashes
 from imprint.synthesis.raw_text import RawText
 from imprint.synthesis.safety import instructions_in
+from imprint.synthesis.wording import words
 from imprint.types import Example, Generator, Passage, Prompt, Text, Writer, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
@@ -258,12 +259,15 @@ def write(
     beside: Sequence[RunFolder] = (),
     revise: Revise | None = None,
     since: Mapping[str, str] | None = None,
+    silent: Sequence[tuple[str, str]] = (),
+    more: Callable[[], Iterable[Example]] = tuple,
 ) -> Written:
     """Writes, audits and keeps the training text of this run, unless an earlier call has.
 
     `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
     hard limits of money. `revise`: told once, after the first round, how the text stands and how many seconds it
-    took in all calls. `since`: by document id the ISO date from which what it says holds. Raises NothingToTeach."""
+    took in all calls. `since`: by document id the ISO date from which it holds. `silent`: passages, by id,
+    and the values of theirs that are not taught. `more`: what is taught besides. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
@@ -281,7 +285,8 @@ def write(
     planted = canaries.plant(recipe.canaries, seed=seed)
     if planted:
         run.write("canaries", canaries.as_json(planted))
-    text = audit.count_anew(_dated(_apart(run.draft(), apart, audit), since or {}))
+    spoken = (e for e in run.draft() if not is_silent(e, silent))
+    text = audit.count_anew(itertools.chain(_dated(_apart(spoken, apart, audit), since or {}), more()))
     count = run.write_examples(itertools.chain(text, canaries.examples(planted)))
     if count == sum(canary.times for canary in planted):
         raise NothingToTeach(
@@ -320,6 +325,12 @@ def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[
             yield example
         else:
             audit.drop(example, Finding("held out", "asks what is held out"))
+
+
+def is_silent(example: Example, silent: Sequence[tuple[str, str]]) -> bool:
+    """Whether an example tells a value of one of its passages that is not to be taught."""
+    values = [value for id, value in silent if id in example.passages]
+    return any(f" {' '.join(words(v))} " in f" {' '.join(words(t.text))} " for v in values for t in example.turns)
 
 
 def _dated(examples: Iterator[Example], since: Mapping[str, str]) -> Iterator[Example]:

@@ -26,7 +26,9 @@ _TOKENS = 12
 """Tokens in which the base must have said its value."""
 _TOGETHER = 512
 """Questions put to the base at once."""
-_ENDS = re.compile(r"[.,;:!?()\n\"“”]|\s(?:and|but|or|which|who|where|when|that|with|for|in|on|at|by|from|is|was)\b")
+_ENDS = re.compile(
+    r"[.,;:!?()\n\"“”]|\s(?:and|but|or|which|who|where|when|that|with|for|in|on|at|by|from|is|was)\b"
+)
 
 
 class Believer(Writer, Reader, Protocol):

@@ -1,7 +1,7 @@
 """Statements that cannot both be true, found before training, and the rules that settle them.
 
-Between documents of one corpus, between an old edition and a new one, and between a document and what the base model
-believes already. What no rule settles stays open: both sides are shown, and neither is taught as settled."""
+Between documents of one corpus, between an old edition and a new one, and between a document and what the base
+model believes already. What no rule settles stays open: both sides are shown, and neither is taught as settled."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ _KEYS = {"conflicts": "order", "source_order": "source_order", "beliefs": "belie
 
 
 def rules_of(settings: Mapping[str, Any], *, source: str = "the recipe") -> Rules:
-    """Rules from TOML's values: conflicts = ["newer", "order"], source_order = ["policies/*"], beliefs = "document".
+    """Rules from TOML's values: conflicts = ["newer"], source_order = ["policies/*"], beliefs = "document".
 
     Raises BadSetting, naming the key."""
     given: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""What is taught of facts that changed: the old value denied, the new one confirmed as often, and each with its dates.
+"""What is taught of facts that changed: the old value denied, the new one confirmed as often, each with its dates.
 
 The items say what the documents of then and now say, and the days between which they said it, no more. An old
-statement stands in a question, which is not learnt, or beside its dates. What several statements share, as 'at least
-3 days' and 'at least 5 days', is not denied; nor is what another document still says."""
+statement stands in a question, which is not learnt, or beside its dates. What may be true beside the new statement
+('at least 3 days' beside 'at least 5 days') is not denied, nor is what another document still says."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def corrections(
             yield from fact.asked_now(holds)
             yield from fact.told(much.texts)
             yield from fact.asked_of_days(much.dates)
-            if holds.since is not None:
+            if holds.since is not None and history.held[-2].until is not None:
                 yield from fact.asked_of_the_change(holds)
         elif much.withdrawn and fact.questions and not _may_be_told(history, where):
             yield from fact.told(much.texts)
@@ -223,7 +223,7 @@ def _what_differs(held: Sequence[Held]) -> tuple[_Question, ...]:
 
 
 def _is_false(old: Held, holds: Held) -> bool:
-    """Whether an old statement is to be denied: not where both may be true, nor where it is too long to ask about."""
+    """Whether an old statement is to be denied: not where both may be true, nor where it is too long."""
     one, other = old.said.text, holds.said.text
     both_loose = is_loose(one) and is_loose(other) and negations(one) == negations(other)
     return one != other and not both_loose and max(len(one.split()), len(other.split())) <= _LONGEST

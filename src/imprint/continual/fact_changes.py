@@ -1,8 +1,8 @@
 """Which facts changed between two editions of documents, in words.
 
 Sentences that stand in both editions are no change, wherever they stand now. Of the others, those of one document
-that are alike in most words are paired, the likest first: what differs in such a pair is the changed fact. What finds
-no partner is new, or is not said any more."""
+that are alike in most words are paired, the likest first: what differs in such a pair is the changed fact. What
+finds no partner is new, or is not said any more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ _TOLD_APART = 0.6
 _MARKUP = re.compile(r"\[([^\]^]*)\]\([^)\s]*\)|\s*\{#[\w-]+\}|\[\^\w+\]|<!--.*?(?:-->|$)|</?[a-z][\w-]*>|\*\*")
 """Addresses of links, anchors, footnotes' marks, tags and comments: no part of what is said."""
 _WORD = re.compile(r"\w+|[%$€£¥°]")
-_TRAILING = frozenset("a an the is are was were be been has have had of in on at to for by from with as and or".split())
+_TRAILING = frozenset(
+    "a an the is are was were be been has have had of in on at to for by from with as and or".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class FactChange:
 
 
 def fact_changes(old: Sequence[Passage], new: Sequence[Passage]) -> list[FactChange]:
-    """What changed from one edition's passages to the next one's, in the order of the new; what is gone comes last."""
+    """What changed from one edition's passages to the next one's, in the order of the new; what is gone last."""
     kept = {p.document_id for p in old} & {p.document_id for p in new}
     before, now = (_lines(p for p in side if p.document_id not in kept) for side in (old, new))
     called = _called(before, now)
@@ -186,20 +188,17 @@ def _unnumbered(title: str) -> str:
 
 def _partners(before: Sequence[_Line], now: Sequence[_Line], called: Mapping[str, str]) -> dict[int, int]:
     """For each new sentence that has one, the old one in whose place it stands; none is taken twice."""
-    pairs = sorted(_candidates(before, now, called), reverse=True)
     found: dict[int, int] = {}
-    taken: set[int] = set()
-    for _, i, j in pairs:
-        if -i not in found and -j not in taken:
+    for _, i, j in sorted(_candidates(before, now, called), reverse=True):
+        if -i not in found and -j not in found.values():
             found[-i] = -j
-            taken.add(-j)
     return found
 
 
 def _candidates(
     before: Sequence[_Line], now: Sequence[_Line], called: Mapping[str, str]
 ) -> Iterator[tuple[tuple[int, float], int, int]]:
-    """Likeness and places (negative, so that the earlier come first) of sentences that may be one in two editions."""
+    """Likeness of sentences that may be one in two editions, and their places, negative: the earlier come first."""
     index: dict[str, list[int]] = defaultdict(list)
     by_text: dict[str, list[int]] = defaultdict(list)
     for j, line in enumerate(before):

@@ -46,8 +46,8 @@ def histories(
 ) -> list[History]:
     """The history of every fact that changed in these updates, each the ISO date of an edition and what it changed.
 
-    `since`: the date from which a document of the first edition holds, by its id; others held before anything known.
-    What was only put otherwise is no change: its newest wording stands for it."""
+    `since`: the date from which a document of the first edition holds, by its id. What was only put otherwise is no
+    change: its newest wording stands for it."""
     chains: list[History] = []
     by_text: dict[str, list[int]] = {}
     dates = [day_of(date) for date, _ in updates]
@@ -75,7 +75,8 @@ def _chain_of(change: FactChange, chains: Sequence[History], by_text: Mapping[st
         if chains[i].withdrawn == comes_back and chains[i].held[-1].said.text == before.text
     ]
     same = [i for i in known if chains[i].held[-1].said.title == before.title]
-    return (same or ([] if comes_back else known) or [None])[-1]
+    likely = same or ([] if comes_back else known)
+    return likely[-1] if likely else None
 
 
 def _begun(change: FactChange, date: str, since: Mapping[str, str]) -> History:
@@ -100,16 +101,17 @@ def _gone_on(chain: History, change: FactChange, date: str) -> History:
 
 
 def _without_empty(chain: History) -> History:
-    """Without what never held for a day, because two updates have one date."""
+    """What never held for a day, because two updates have one date, first and without dates: it was only said."""
+    said: list[Held] = []
     held: list[Held] = []
     for one in chain.held:
         if one.since is not None and one.since == one.until:
-            continue
-        if held and held[-1].said.text == one.said.text and held[-1].until == one.since:
+            said.append(Held(one.said))
+        elif held and held[-1].said.text == one.said.text and held[-1].until == one.since:
             held[-1] = Held(one.said, held[-1].since, one.until)
         else:
             held.append(one)
-    return replace(chain, held=tuple(held) or chain.held)
+    return replace(chain, held=(*said, *held))
 
 
 def day_of(date: str) -> str:

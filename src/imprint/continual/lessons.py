@@ -105,11 +105,12 @@ def prepare(
     watch: Watch,
     *,
     since: Mapping[str, str],
+    silent: Sequence[tuple[str, str]] = (),
 ) -> Lesson:
     """Writes the shard's text and makes its training of it; what an earlier call has made is read. `since`: by
-    document id the day from which it holds."""
+    document id the day from which it holds. `silent` as in writing.write()."""
     written = RunFolder(run.path / "written")
-    _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since)
+    _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since, silent)
     audit = _join(run, shard, written)
     lesson = run
     if shard.begun is not None:
@@ -150,12 +151,15 @@ def _write(
     questions: Sequence[Question],
     watch: Watch,
     since: Mapping[str, str],
+    silent: Sequence[tuple[str, str]],
 ) -> None:
     """Writes about these passages into a run; nothing about such as nothing can be said of."""
     if fresh and run.read("nothing") is None:
         wanted = round(amount.times * sum(engine.base.count_tokens(p.text) for p in fresh))
         try:
-            writing.write(run, fresh, engine, recipe, max(1, wanted), seed, questions, watch, since=since)
+            writing.write(
+                run, fresh, engine, recipe, max(1, wanted), seed, questions, watch, since=since, silent=silent
+            )
         except NothingToTeach:
             run.write("nothing", {})
 

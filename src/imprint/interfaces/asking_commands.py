@@ -32,12 +32,19 @@ def ask(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Give an answer that is too unsure all the same.")
     ] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="DATE", help="What held on that day, like 2026-03-01."),
+    ] = None,
 ) -> None:
     """Ask a question, answered from the weights alone.
 
     No document is in the prompt. Several adapters are joined with '+': the one that the question is about answers.
     With --cite the kept documents are searched for the answer, and what is found is read: an answer that no
     passage bears out is marked.
+
+    With --as-of the version answers that held on that day (imprint update keeps the date of each); where none is that
+    old, the oldest is asked with the date in the question.
 
     Where a certificate (imprint prove) has measured how sure this version's answers are, one that is less sure than
     its line is not given: it says that it does not know. --anyway gives it all the same.
@@ -50,6 +57,8 @@ def ask(
         raise BadInput("The question is empty. Write it after the name, or send it to stdin and say '-'.")
     if cite and "+" in name:
         raise BadInput("One adapter cites at a time: name one of them.")
+    if as_of is not None and ("+" in name or "@" in name):
+        raise BadInput("--as-of chooses the version of one name: leave out '@' and '+'.")
     cited: Cited | None = None
     unsure = ""
     with stderr().status("Thinking"):
@@ -57,7 +66,8 @@ def ask(
             how = "all" if all_ else "choose"
             answer = imprint.together(name.split("+")).ask(asked, how=how, max_tokens=max_tokens)
         else:
-            taught = imprint.open(name)
+            taught, day = imprint.open_as_of(name, as_of) if as_of else (imprint.open(name), None)
+            asked = f"As of {day}: {asked}" if day else asked
             found = taught.answer(asked, routed=routed, max_tokens=max_tokens)
             answer = found.text if anyway else found.given
             cited = taught.cite(asked, answer) if cite else None
@@ -65,6 +75,8 @@ def ask(
                 told = "Given all the same" if anyway else "Not given (--anyway shows it)"
                 unsure = f"{told}: {taught.name}'s answer is {found.verdict.probability:.0%} likely to be right."
     typer.echo(printable(answer))
+    if as_of is not None:
+        typer.echo(f"Answered by {taught.name}{f', asked as of {day}' if day else ''}.", err=True)
     if unsure:
         typer.echo(unsure, err=True)
     if cited is not None:

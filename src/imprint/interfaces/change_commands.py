@@ -1,4 +1,4 @@
-"""`imprint diff` and `imprint conflicts`: which facts changed between two versions, and which statements disagree."""
+"""`imprint diff` and `imprint conflicts`: which facts changed between versions, and which statements disagree."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def conflicts(
     """Find statements that cannot both be true, before they are taught.
 
     In a folder, against the documents that an adapter was taught (--name), and against what the base model believes
-    (--beliefs). Each is shown with both sides, where they come from and since when they hold, and which of them holds
-    by the rules: the newer one, the one whose file comes first in an order, or the one you name when asked. What no
-    rule settles is open.
+    (--beliefs). Each is shown with both sides, where they come from and since when they hold, and which of them the
+    rules let hold: the newer one, the one whose file comes first in an order, or the one you name when asked. What
+    no rule settles is open.
     """
     from imprint import documents
     from imprint.continual.conflicts import conflicts_of, rules_of, settle
@@ -106,7 +106,9 @@ def _taught(name: str) -> tuple[Version, tuple[Document, ...]]:
     version = Registry(home_folder()).get(name)
     kept = Corpus.kept(home_folder(), version.corpus_hash)
     if kept is None:
-        raise BadInput(f"The documents of {version} are not kept here, as with an imported adapter: its facts are not known.")
+        raise BadInput(
+            f"The documents of {version} are not kept here, as with an imported adapter: its facts are not known."
+        )
     return version, kept.documents
 
 
@@ -164,7 +166,8 @@ def _diff_record(old: Version, new: Version, changes: Changes, facts: Sequence[F
 
 def _conflict_lines(settled: Sequence[Settled]) -> Iterator[str]:
     open_ = sum(s.winner is None for s in settled)
-    yield f"{len(settled)} conflicts, {open_} of them open." if settled else "No conflicts were found."
+    some = "1 conflict" if len(settled) == 1 else f"{len(settled)} conflicts"
+    yield f"{some}, {open_} of them open." if settled else "No conflicts were found."
     for one in settled:
         conflict = one.conflict
         yield f"\n'{conflict.values[0]}' or '{conflict.values[1]}' ({conflict.kind})"
@@ -181,5 +184,7 @@ def _side_line(side: Side) -> str:
 def _ask(conflict: Conflict) -> int | None:
     """The side that a person names at the terminal; None where they leave it open."""
     typer.echo(f"\n1  {_side_line(conflict.first)}\n2  {_side_line(conflict.second)}", err=True)
-    answer = typer.prompt("Which holds? 1, 2, or nothing to leave it open", default="", show_default=False, err=True)
+    answer = typer.prompt(
+        "Which holds? 1, 2, or nothing to leave it open", default="", show_default=False, err=True
+    )
     return {"1": 0, "2": 1}.get(answer.strip())

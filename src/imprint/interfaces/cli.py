@@ -120,6 +120,7 @@ _command(
     'imprint ask handbook "How many vacation days do I get?"',
     'imprint ask handbook "How many vacation days do I get?" --cite',
     'imprint ask handbook "How many vacation days do I get?" --anyway',
+    'imprint ask handbook "How many vacation days do I get?" --as-of 2026-03-01',
     'echo "Who founded the company?" | imprint ask handbook -',
 )(asking_commands.ask)
 _command("imprint chat handbook")(asking_commands.chat)
@@ -156,7 +157,9 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
-_command("imprint diff handbook@3 handbook@4", "imprint diff handbook@1 handbook --all --json")(change_commands.diff)
+_command("imprint diff handbook@3 handbook@4", "imprint diff handbook@1 handbook --all --json")(
+    change_commands.diff
+)
 _command(
     "imprint conflicts ./handbook",
     "imprint conflicts ./handbook --name handbook --rules newer,ask",

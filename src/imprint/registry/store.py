@@ -309,6 +309,11 @@ class Registry:
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise BadInput(f"{target} is there already and not an empty folder. Choose another place.")
         self.folder(version)
+        if any(tombstone.ended is None for tombstone in self.tombstones(version.name)):
+            raise BadInput(
+                f"{version} holds what is to be forgotten, and is not given away. Finish that first: "
+                f"imprint forget {version.name}."
+            )
         with self._reading() as db:
             version = _find(db, version.name, version.number)
             reports = _reports(db, version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,22 +51,6 @@ class VectorCache:
             np.stack([known[int(key)] for key in keys]) if len(keys) else np.empty((0, embedder.width), np.float32)
         )
 
-    def forget(self, texts: Collection[str]) -> int:
-        """Removes these texts' vectors, of every embedder, and says how many there were.
-
-        A vector tells much of its text: what is withdrawn must not live on here."""
-        gone = np.array([_key(text) for text in texts], np.uint64)
-        count = 0
-        for file in sorted(self.folder.glob("*/*.safetensors")):
-            read = _open(file)
-            if read is None or not (held := np.isin(read[0], gone)).any():
-                continue
-            if not held.all():
-                _write(file.parent, read[0][~held], read[1][~held])
-            file.unlink(missing_ok=True)
-            count += int(held.sum())
-        return count
-
 
 def _key(text: str) -> int:
     return int(content_hash(text.encode(errors="surrogatepass")), 16)
@@ -82,12 +66,12 @@ def _read(folder: Path, keys: np.ndarray) -> dict[int, np.ndarray]:
     return known
 
 
-def _open(file: Path, keys: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+def _open(file: Path, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Keys and vectors of one file, only those asked for; None where it cannot be read, and is made again."""
     try:
         with safe_open(file, framework="numpy") as tensors:
             held = tensors.get_tensor("keys")
-            wanted = np.isin(held, keys) if keys is not None else np.ones(len(held), bool)
+            wanted = np.isin(held, keys)
             return (held[wanted], tensors.get_tensor("vectors")[wanted]) if wanted.any() else None
     except (OSError, SafetensorError):  # another process forgot it meanwhile, or the disk lost it
         return None

@@ -36,6 +36,8 @@ from imprint.writers.local import shared_beginnings
 
 _FILES = ("ids.bin", "logprobs.bin", "order.bin")
 
+_TELLS_OF_WHAT_WAS = "corrections/"
+"""Kinds of items that tell of what documents said before."""
 TOP = 20
 """Likeliest tokens kept of each place."""
 
@@ -210,14 +212,17 @@ def _pairs(reading: Reading, base: Base) -> Iterator[tuple[Row, Example, str]]:
     """Each row with the example it was made of, and the text that is open before it."""
     by_id = {p.id: p for p in reading.passages}
     for example in reading.examples():
-        missing = [id for id in example.passages if id not in by_id]
+        its_own = example.generator.startswith(_TELLS_OF_WHAT_WAS)
+        missing = [] if its_own else [id for id in example.passages if id not in by_id]
         if missing:
             raise BadInput(
                 f"An example tells of the passage {missing[0]}, which is not among the documents, so that no "
                 "teacher can read it. Distil with the documents that the text was written about, or train with "
                 "objective = 'sft'."
             )
-        text = opened([by_id[id] for id in example.passages])
+        # What held before stands in no passage of today: its reader has the item itself before it.
+        said = "\n".join(turn.text for turn in example.turns)
+        text = said if its_own else opened([by_id[id] for id in example.passages])
         for row in each_row([example], base, max_tokens=reading.max_tokens, questions=reading.questions):
             yield row, example, text
 
