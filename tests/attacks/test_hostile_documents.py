@@ -24,7 +24,7 @@ from imprint.types import Document
 from test_documents_sandboxed import pdf, prose, refusal, repacked, saved, word_file
 
 SECRET = "the secret of another file"
-LIMIT_S, MEMORY_BYTES = 30.0, 2**30
+LIMIT_S, MEMORY_BYTES = 15.0, 2**30
 
 
 def read(folder: Path, name: str, data: bytes) -> str:
@@ -121,8 +121,8 @@ def test_a_part_that_hides_its_size_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path, "a.docx", bytes(data))
 
 
-def test_a_table_of_a_million_columns_costs_its_file_only(tmp_path: Path) -> None:
-    row = b"<w:tbl><w:tr>" + b"<w:tc><w:p/></w:tc>" * 400_000 + b"</w:tr></w:tbl>"
+def test_a_table_of_100_000_columns_costs_its_file_only(tmp_path: Path) -> None:
+    row = b"<w:tbl><w:tr>" + b"<w:tc><w:p/></w:tc>" * 100_000 + b"</w:tr></w:tbl>"
     wide = repacked(WORD, lambda n, d: d.replace(b"<w:body>", b"<w:body>" + row) if n == "word/document.xml" else d)
     read(tmp_path, "a.docx", wide)
 
@@ -185,7 +185,7 @@ def test_a_pdf_made_to_do_harm_costs_its_file_only(what: str, tmp_path: Path) ->
 
 
 def test_a_pdf_that_unpacks_without_end_is_stopped(tmp_path: Path) -> None:
-    bomb = zlib.compress(b"BT /F1 11 Tf 72 700 Td (ha) Tj ET\n" * 3_000_000, 9)
+    bomb = zlib.compress(b"BT /F1 11 Tf 72 700 Td (ha) Tj ET\n" * 1_000_000, 9)
     body = f"<< /Length {len(bomb)} /Filter /FlateDecode >>\nstream\n{_packed(bomb)}\nendstream"
     data = b"%PDF-1.4\n" + f"""1 0 obj
 << /Type /Catalog /Pages 2 0 R >>
@@ -220,7 +220,7 @@ def test_a_page_brings_nothing_in_from_elsewhere(tmp_path: Path) -> None:
 
 PAGES: dict[str, bytes] = {
     "laughs": LAUGHS.replace(b"DOCTYPE l", b"DOCTYPE html") + b"<p>&a11;</p>",
-    "a million open tags": b"<b><i>" * 500_000,
+    "200,000 open tags": b"<b><i>" * 100_000,
     "a tag of 5 MB": b"<p " + b"a" * 5_000_000 + b">text",
     "a million attributes": b"<p " + b"".join(b"a%d=1 " % n for n in range(200_000)) + b">text",
     "tables in tables": b"<table><tr><td>" * 2_000 + b"text",
@@ -253,7 +253,7 @@ RECORDS: dict[str, tuple[str, bytes]] = {
     "just too many objects in objects": ("a.json", b'{"a":' * 985 + b"1" + b"}" * 985),
     "a number of a million digits": ("a.json", b'{"a": ' + b"9" * 1_000_000 + b"}"),
     "a number beyond all": ("a.json", b'{"a": 1e999, "b": NaN, "c": -Infinity}'),
-    "five million empty lists": ("a.json", b"[" + b"[]," * 5_000_000 + b"[]]"),
+    "two million empty lists": ("a.json", b"[" + b"[]," * 2_000_000 + b"[]]"),
     "halves of characters": ("a.json", b'{"a": "\\ud800", "\\udfff": "b"}'),
     "talks that are none": ("a.json", b'[{"role": {"a": []}, "content": [[[]]]}, {"role": 1, "content": {"text": 2}}]'),
     "a million lines of nothing": ("a.jsonl", b"\n" * 3_000_000 + b"{}"),
