@@ -225,6 +225,14 @@ def bootstrap(values: Sequence[float], of: str, *, seed: int = 0, draws: int = 1
     return float(low), float(high)
 
 
+def wilson(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share, which does not close at 0 and 1."""
+    n, hits, z = len(values), sum(values), 1.96
+    middle = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (hits * (n - hits) / n + z * z / 4) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 # --- bases and adapters -----------------------------------------------------------------------
 
 

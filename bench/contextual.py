@@ -27,7 +27,7 @@ import numpy as np
 
 import _common
 import _twins
-from _common import Results, Row, bootstrap, say
+from _common import Results, Row, bootstrap, say, wilson
 from _retrieval_sets import SETS
 
 OTHERS = "contoso,product_docs,chunking_eval,limit_small"
@@ -128,14 +128,6 @@ def _row(plain: dict[str, Any], seen: dict[str, Any]) -> Row:
         row["repaired"] = statistics.mean(failed)
         row["intervals"]["repaired"] = wilson(failed)
     return row
-
-
-def wilson(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share, which does not close at 0 and 1."""
-    n, hits, z = len(values), sum(values), 1.96
-    middle = (hits + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * (hits * (n - hits) / n + z * z / 4) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def choose(options: argparse.Namespace, embedder: Any, results: Results) -> None:

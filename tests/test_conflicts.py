@@ -215,7 +215,7 @@ def test_what_the_base_is_sure_of_otherwise_is_a_conflict_that_the_document_wins
     ("word", "likely"),
     [
         ("Italian", {"Italian": 0.9}),
-        ("Russian", {"Russian": 0.3, "Italian": 0.001}),
+        ("Russian", {"Russian": 0.1, "Italian": 0.001}),
         ("Russian", {"Russian": 0.9, "Italian": 0.05}),
         ("many ways", {}),
     ],

@@ -11,7 +11,8 @@ import imprint
 from conftest import make_tiny_base
 from imprint import updating
 from imprint.base import Base
-from imprint.errors import BadSetting
+from imprint.errors import BadInput, BadSetting
+from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe
 from imprint.run_folder import RunFolder
 from imprint.taught import Taught
@@ -184,3 +185,16 @@ def test_what_held_before_is_distilled_too(base: Base, home: Path, tmp_path: Pat
     two = updating.update("acme", written(tmp_path / "d", kestrel=CHANGED, canteen=gone), base=base, home=home, way="retrain")
     kinds = {e.generator for e in two.examples() if e.generator.startswith("corrections/")}
     assert {"corrections/denied", "corrections/as_of"} <= kinds
+
+
+def test_a_version_of_shards_is_proved_as_one_and_not_certified(base: Base, home: Path, tmp_path: Path) -> None:
+    asked = [Question("What does the Kestrel weigh?", ("3 kilograms",)), Question("When is lunch served?", ("noon",))]
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, shards=2, questions=asked)
+    one.base = base
+    proof = one.prove()
+    assert proof.systems["weights"].n == 2
+    assert "2 adapters" in " ".join(proof.notes)
+    with pytest.raises(BadInput, match="--quick"):
+        one.certify()
+    whole = updating.update("acme", tmp_path / "d", base=base, home=home, way="retrain", shards=1)
+    assert whole.registry.shards(whole.version) == []

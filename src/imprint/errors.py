@@ -16,6 +16,7 @@
       WrongBase           an adapter met a base model that it was not trained on
       BrokenStore         files of the registry do not match their hashes
       StaleRun            a run folder that cannot be continued
+      HeldBack            a new version that would lose too much is not published
       Diverged            an adapter's loss is no finite number any more
       Overloaded          a server has as much to do as it may take on; try again later
       Cancelled           somebody asked for this work to end
@@ -97,6 +98,10 @@ class BrokenStore(ImprintError):
 
 class StaleRun(ImprintError):
     """A run folder that cannot be continued."""
+
+
+class HeldBack(ImprintError):
+    """A new version answers wrongly what the present one answers rightly, and is not published."""
 
 
 class Diverged(ImprintError):

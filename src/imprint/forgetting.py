@@ -12,6 +12,7 @@ Killed anywhere, the same command goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 
 from imprint import clock
 from imprint.base import Base
-from imprint.continual import deletion_report, erasing, manifest, ways
+from imprint.continual import deletion_report, erasing, manifest, pending, ways
 from imprint.continual.changes import compare
 from imprint.continual.erasing import Erased, Traces
 from imprint.continual.lessons import REPLAY, Shard
@@ -98,19 +99,19 @@ def forget(
     if wish.says_what:
         tombstone = _bury(registry, where, wish)
         watch.say(f"From now on withheld: {tombstone.body['named']}.")
-    pending = [t for t in registry.tombstones(name) if t.ended is None]
-    if not pending:
+    left = [t for t in registry.tombstones(name) if t.ended is None]
+    if not left:
         raise BadInput(f"Nothing of '{name}' is left to be forgotten. Say what: --document, --passage or --from.")
     if wish.later:
         watch.say(f"It is trained out of the weights by: imprint forget {name}.")
         return Forgotten(None)
-    done = [_Gone(wish, t, where, watch).done(base, service) for t in pending]
+    done = [_Gone(wish, t, where, watch).done(base, service) for t in left]
     return done[-1]
 
 
 def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
     """The tombstone; the one that is there already where the same is pending."""
-    pending = [t for t in registry.tombstones(wish.name) if t.ended is None]
+    left = [t for t in registry.tombstones(wish.name) if t.ended is None]
     try:
         latest = registry.latest(wish.name)
         found = everything_known(registry, home, wish.name)
@@ -118,11 +119,11 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
         target = named(found, entries, document=wish.document, passage=wish.passage, owner=wish.owner)
     except NotFound:
         # A call that was killed while it destroyed leaves nothing to know it by but its tombstone.
-        begun = [t for t in pending if t.body.get("named") == wish.called]
+        begun = [t for t in left if t.body.get("named") == wish.called]
         if not begun:
             raise
         return begun[0]
-    for tombstone in pending:
+    for tombstone in left:
         if Target.of(tombstone.body) == target:
             return tombstone
     return registry.bury(wish.name, target.as_json(), now=clock.now())
@@ -221,6 +222,7 @@ class _Gone:
             written=erasing.erase_writings(cache, traces),
             cached=erasing.erase_vectors(cache) + erasing.erase_certificates(self.home),
         )
+        self._withdraw(ids)
         elsewhere, runs, corpora = self._others(ids)
         for version in old:
             self.registry.remove(str(version))
@@ -234,6 +236,17 @@ class _Gone:
             self.watch.say(f"Still stands in {file}, which is not imprint's to delete or belongs to another name.")
         seconds = time.monotonic() - self._began
         return Forgotten(taught, tuple(map(str, old)), erased, report, seconds, tuple(elsewhere))
+
+    def _withdraw(self, ids: frozenset[str]) -> None:
+        """Takes what was brought through the gate out of the home, and the owner's own adapter with it."""
+        name = self.wish.name
+        gone = [one for id in ids for one in pending.withdraw(self.home, name, document_id=id)]
+        if owner := self.target.owner:
+            gone += pending.withdraw(self.home, name, owner=owner)
+        for mine in {pending.own_adapter(name, one.document.owner) for one in gone}:
+            with contextlib.suppress(NoSuchAdapter):
+                removed = self.registry.remove(mine)
+                self.watch.say(f"Removed {', '.join(map(str, removed))}, which was taught what its owner brought.")
 
     def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path]]:
         """Versions of other names that were taught it; runs and kept documents that other versions stand on."""

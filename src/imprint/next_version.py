@@ -35,7 +35,7 @@ from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
-from imprint.types import Document, Example, Version, content_hash
+from imprint.types import Adapter, Document, Example, Version, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
 from imprint.writing import is_silent
@@ -96,6 +96,14 @@ class Next:
     def without(self) -> frozenset[str]:
         """Ids of old passages of which no example may be kept, though their words still stand."""
         return frozenset()
+
+    def check(self, engine: Engine, place: int, trained: Adapter) -> None:
+        """Raises HeldBack where what was trained for a shard is not to be published."""
+
+    def heir_of(self, place: int) -> int | None:
+        """The adapter of the version before from which a shard's documents come."""
+        shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
+        return self._heirs(shard_of).get(place)
 
     def unchanged(self) -> bool:
         """Whether the version before is the next one."""
@@ -370,6 +378,7 @@ class Next:
             return part.address
         assert part.run is not None
         trained = part.ticket.result()
+        self.check(engine, self.parts.index(part), trained.adapter)
         with engine.attached(trained.adapter) as seat:
             part.entry["router"] = {"threshold": choice.threshold(engine, seat)}
         part.entry |= {"tokens": trained.tokens, "steps": trained.steps, "seconds": round(trained.seconds, 1)}

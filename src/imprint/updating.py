@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from imprint import documents
+from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import compare
 from imprint.continual.lessons import Amount
+from imprint.continual.pending import pending, promoted
+from imprint.continual.probing import probe
 from imprint.continual.verdicts import verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
+from imprint.documents.loaders import Loaded
 from imprint.engine import Engine
-from imprint.errors import BadInput, BadSetting
+from imprint.errors import BadInput, BadSetting, HeldBack
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
@@ -32,7 +36,7 @@ from imprint.registry import check_name
 from imprint.stages import Prepared, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
-from imprint.types import Document, Version
+from imprint.types import Adapter, Document, Version
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -42,7 +46,8 @@ class Update:
     """A name, and the folder that its next version is to know."""
 
     name: str
-    path: str | Path
+    path: str | Path | None = None
+    """None is for 'handbook.anna': what anna brought to handbook and the gate let in (continual.pending)."""
     way: str | None = None
     """How the next version is made (continual.ways.WAYS); None takes what was measured to suit such changes."""
     date: str | None = None
@@ -60,6 +65,8 @@ class Update:
     replay: float = lessons.REPLAY
     """Share of an adapter's further training that is of what it learnt before."""
     personal: str = "report"
+    anyway: bool = False
+    """Whether a version is published that loses too much by what others brought (continual.probing)."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -74,7 +81,7 @@ class Update:
 
 def update(
     name: str,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     base: str | Base | None = None,
     home: Path | None = None,
@@ -113,6 +120,21 @@ def estimate(
     return started.estimates(base if isinstance(base, Base) else started.open_base(base))
 
 
+def _loaded(wanted: Update, home: Path, watch: Watch) -> Loaded:
+    """The documents of a folder, or what somebody brought."""
+    watch.stage("Reading the documents")
+    if wanted.path is not None:
+        return documents.load(wanted.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
+    name, _, owner = wanted.name.rpartition(".")
+    found = pending(home, name, owner) if name else []
+    if not found:
+        raise BadInput(
+            f"Say where the documents of '{wanted.name}' are: imprint update {wanted.name} PATH. Without a path "
+            "it is 'handbook.anna', of which anna brought something: imprint admit handbook PATH --from anna."
+        )
+    return Loaded(tuple(found))
+
+
 class _Updating(Next):
     """An update on its way."""
 
@@ -124,10 +146,9 @@ class _Updating(Next):
         self.budget = parse_budget(wanted.budget) if wanted.budget else None
         self.foreseen: ways.Estimate | None = None
         self.all_foreseen: list[ways.Estimate] = []
-        watch.stage("Reading the documents")
-        self.loaded = documents.load(wanted.path, progress=lambda done, n, _: watch.progress("files", done, n, ""))
+        self.loaded = _loaded(wanted, home, watch)
         watch.say(self.loaded.summary())
-        others = [d for d in self.old.documents if d.owner]  # they came through the gate, not from this folder
+        others = promoted(home, self.name) if wanted.path is not None else []  # they came through the gate
         self.now = Corpus((*self.loaded.documents, *others))
         self.changes = compare(self.old.documents, self.now.documents)
         if self.parent is not None:
@@ -190,6 +211,24 @@ class _Updating(Next):
             come = [*self.changes.new, *(new for _, new in self.changes.changed)]
             personal_data.settle(come, self.wanted.personal, self.watch.say)
             super().prepare(engine)
+
+    def check(self, engine: Engine, place: int, trained: Adapter) -> None:
+        """Raises HeldBack where others' documents are new in it and it loses too much of what is known."""
+        come = [*self.changes.new, *(new for _, new in self.changes.changed)]
+        asked = [q for q in self.asked if q.answers]
+        if self.wanted.anyway or not any(d.owner for d in come) or self.parent is None:
+            return
+        if not asked:
+            self.watch.say("Others' documents come in, and nothing is there to probe with: give --questions.")
+            return
+        heir = self.heir_of(place)
+        before = None if heir is None else adapter_folder.read(self.registry.folders(self.parent)[heir])
+        found = probe(engine, before, trained, asked, seed=self.seed)
+        if found.held:
+            raise HeldBack(
+                f"The next version of {self.name} is not published: {' '.join(found.reasons)} Take back what was "
+                f"brought (imprint forget {self.name} --from OWNER), or publish it all the same with --anyway."
+            )
 
     def _prepare_first(self, engine: Engine) -> None:
         """A first version: planned within its budget, each shard by itself."""

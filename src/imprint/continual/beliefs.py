@@ -41,9 +41,9 @@ class Sureness:
 
     kinds: tuple[str, ...] = ("number", "time", "name")
     """Kinds of values asked about; of a 'thing' the base goes on with anything."""
-    probability: float = 0.5
+    probability: float = 0.2
     """Least probability of a token of its own value, in the geometric mean."""
-    times: float = 100.0
+    times: float = 20.0
     """How many times as likely a token of its own value is as one of the document's."""
 
 

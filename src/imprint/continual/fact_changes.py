@@ -189,9 +189,11 @@ def _unnumbered(title: str) -> str:
 def _partners(before: Sequence[_Line], now: Sequence[_Line], called: Mapping[str, str]) -> dict[int, int]:
     """For each new sentence that has one, the old one in whose place it stands; none is taken twice."""
     found: dict[int, int] = {}
+    taken: set[int] = set()
     for _, i, j in sorted(_candidates(before, now, called), reverse=True):
-        if -i not in found and -j not in found.values():
+        if -i not in found and -j not in taken:
             found[-i] = -j
+            taken.add(-j)
     return found
 
 

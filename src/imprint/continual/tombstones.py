@@ -36,15 +36,18 @@ class Target:
     """Of other documents the stretches to be cut out, by id: character offsets."""
     named: str = ""
     """What the user called it."""
+    owner: str = ""
+    """Who brought it, where all from one person is meant."""
 
     def as_json(self) -> dict[str, Any]:
         cuts = {id: [list(span) for span in spans] for id, spans in (self.cuts or {}).items()}
-        return {"documents": sorted(self.documents), "cuts": cuts, "named": self.named}
+        return {"documents": sorted(self.documents), "cuts": cuts, "named": self.named, "owner": self.owner}
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Target:
         cuts = {id: tuple((a, b) for a, b in spans) for id, spans in body.get("cuts", {}).items()}
-        return Target(frozenset(body.get("documents", ())), cuts, str(body.get("named", "")))
+        told = str(body.get("named", "")), str(body.get("owner", ""))
+        return Target(frozenset(body.get("documents", ())), cuts, *told)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -86,7 +89,7 @@ def named(
         if not ids or not owner:
             owners = sorted({d.owner for d in documents if d.owner})
             raise NotFound(f"Nothing here was brought by '{owner}'. Owners: {', '.join(owners) or 'none'}.")
-        return Target(frozenset(ids), named=called(document, owner))
+        return Target(frozenset(ids), named=called(document, owner), owner=owner)
     if document is not None:
         return Target(_editions(_document(document, documents), entries), named=called(document, owner))
     assert passage is not None

@@ -13,6 +13,7 @@ import imprint
 from imprint import clock
 from imprint.errors import ImprintError
 from imprint.interfaces import (
+    admit_commands,
     asking_commands,
     audit_commands,
     change_commands,
@@ -157,14 +158,6 @@ _command(
     "imprint audit-index ./handbook --storage float32,int8,binary,noise=0.02 --json > audit.json",
     name="audit-index",
 )(audit_commands.audit_index)
-_command("imprint diff handbook@3 handbook@4", "imprint diff handbook@1 handbook --all --json")(
-    change_commands.diff
-)
-_command(
-    "imprint conflicts ./handbook",
-    "imprint conflicts ./handbook --name handbook --rules newer,ask",
-    "imprint conflicts ./handbook --rules order --source-order 'policies/*,faq.md' --json",
-)(change_commands.conflicts)
 
 
 # --- when documents change --------------------------------------------------------------------
@@ -181,8 +174,22 @@ _command(
     "imprint forget handbook --from anna",
     "imprint forget handbook",
 )(updating_commands.forget)
+_command("imprint diff handbook@3 handbook@4", "imprint diff handbook@1 handbook --all --json")(
+    change_commands.diff
+)
+_command(
+    "imprint conflicts ./handbook",
+    "imprint conflicts ./handbook --name handbook --rules newer,ask",
+    "imprint conflicts ./handbook --rules order --source-order 'policies/*,faq.md' --json",
+)(change_commands.conflicts)
 _command("imprint rollback handbook@3")(updating_commands.rollback)
 _command("imprint rebase handbook --base ./my-llama")(updating_commands.rebase)
+_command(
+    "imprint admit handbook ./from-anna --from anna",
+    "imprint admit handbook --list",
+    "imprint admit handbook --release 1f0c93aa",
+)(admit_commands.admit)
+_command("imprint promote handbook --from anna")(admit_commands.promote)
 
 
 # --- serving ----------------------------------------------------------------------------------

@@ -27,8 +27,11 @@ class Way(StrEnum):
 def update(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a new name is taught first.")],
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The documents as they are now: a file or a folder.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="PATH", help="The documents as they are now. Not for handbook.anna: what anna brought."
+        ),
+    ] = None,
     way: Annotated[
         Way | None,
         typer.Option(
@@ -60,6 +63,9 @@ def update(
         Path | None, typer.Option(metavar="FILE", help="Questions for the proof, in place of those there are.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same adapter.")] = 0,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Publish it even where others' documents cost what was known.")
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell what changed and what each way would take; nothing is spent.")
     ] = False,
@@ -76,7 +82,7 @@ def update(
 
     wishes: dict[str, Any] = {
         "way": way.value if way else None, "date": date, "budget": budget, "shards": shards, "recipe": recipe,
-        "questions": questions, "seed": seed,
+        "questions": questions, "seed": seed, "anyway": anyway,
     }  # fmt: skip
     with watching(stderr()) as watch:
         if estimate:

@@ -188,8 +188,9 @@ class Registry:
         found = self.folders(version)
         if len(found) > 1:
             raise BadInput(
-                f"{version} is made of {len(found)} adapters, each of some of the documents, and this needs one. "
-                f"Make one of them: imprint update {version.name} PATH --way retrain."
+                f"{version} is made of {len(found)} adapters, each of some of the documents, and this needs one "
+                f"(imprint prove --quick does not). Make one: imprint update {version.name} PATH --way retrain "
+                "--shards 1."
             )
         return found[0]
 

@@ -1,0 +1,90 @@
+"""What other people bring, from the gate to the weights and out again, on a tiny real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import make_tiny_base
+from imprint import forgetting, updating
+from imprint.base import Base
+from imprint.continual import pending
+from imprint.continual.bringing import bring
+from imprint.errors import BadInput, HeldBack, NoSuchAdapter
+from imprint.evaluation.closed_book import Question
+from imprint.home import cache_folder
+from imprint.registry import Registry
+from test_forgetting import files_with
+from test_updating import RECIPE, first, text_of, written
+
+NOW = "2026-02-01T00:00:00+00:00"
+TRAM = "# Tram to the works\n\nTram 14 stops in Lindgasse, from where Yolanda Ferncastle leads visitors on foot.\n"
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    made = make_tiny_base()
+    made.model.config.max_position_embeddings = 4096
+    return made
+
+
+def brought(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "from-anna"
+    folder.mkdir()
+    (folder / "tram.md").write_text(TRAM, "utf-8")
+    rows, _ = bring(home, "acme", folder, "anna", now=NOW)
+    assert [row.state for row in rows] == ["pending"], rows
+
+
+def test_what_is_pending_is_taught_to_its_owner_alone(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    same = updating.update("acme", tmp_path / "d", base=base, home=home)
+    assert str(same.version) == "acme@1"
+    own = updating.update("acme.anna", base=base, home=home, recipe=RECIPE, questions=[])
+    assert "Lindgasse" in text_of(own)
+    with pytest.raises(BadInput, match="imprint admit"):
+        updating.update("acme.bert", base=base, home=home)
+
+
+def test_what_is_promoted_comes_with_the_next_update_and_stays(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    pending.promote(home, "acme", "anna", now=NOW)
+    two = updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    assert "Lindgasse" in text_of(two)
+    three = updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order")
+    assert "Lindgasse" in text_of(three)
+    assert [e["owner"] for e in three.version.details["manifest"] if e["source"].endswith("tram.md")] == ["anna"]
+
+
+def test_all_from_one_person_is_rolled_back(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    updating.update("acme.anna", base=base, home=home, recipe=RECIPE, questions=[])
+    pending.promote(home, "acme", "anna", now=NOW)
+    updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    done = forgetting.forget("acme", owner="anna", base=base, home=home, control=False)
+    assert done.destroyed == ("acme@2",)
+    assert done.taught is not None and "27 days" in text_of(done.taught)
+    with pytest.raises(NoSuchAdapter):
+        Registry(home).latest("acme.anna")
+    for line in (b"Lindgasse", b"Ferncastle"):
+        assert files_with(line, home, cache_folder()) == []
+
+
+def test_a_version_that_loses_what_was_known_is_held_back(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Question(f"Question {i}?", ("27 days",)) for i in range(4)]
+    updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=asked)
+    brought(home, tmp_path)
+    pending.promote(home, "acme", "anna", now=NOW)
+    scores = iter(["27 days"] * 4 + ["27 days"] * 4 + ["no idea"] * 4)
+    from imprint.types import Text
+
+    monkeypatch.setattr("imprint.continual.probing.LocalWriter.write", lambda self, prompts, seed: [Text(next(scores)) for _ in prompts])
+    with pytest.raises(HeldBack, match="4 of 4 questions"):
+        updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    assert str(Registry(home).latest("acme")) == "acme@1"
+    again = updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order", anyway=True)
+    assert str(again.version) == "acme@2"
