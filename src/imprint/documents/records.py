@@ -134,7 +134,7 @@ def _lines(value: Any, name: str) -> Iterator[str]:
 
 
 _LONGEST_NAME = 240
-"""Characters of a leaf's name, its own end of it: a name is said before each leaf, and must not be most of the text."""
+"""Characters of a leaf's name, the last ones: it is said before each leaf, and must not be most of the text."""
 
 
 def _said(value: Any) -> str:

@@ -32,7 +32,7 @@ UNFINISHED_AFTER_S = 24 * 3600
 
 _RETRY_S = 0.02
 _OF_ITS_HOME = ("run", "shards")
-"""Details that name folders of the home where a version was made. Whoever wrote them, they must not name any here."""
+"""Details that name folders of the home where a version was made; they must not name any of another."""
 
 # The method `list` hides the builtin from the annotations of its class.
 Versions = list[Version]
