@@ -3,11 +3,11 @@
     python bench/forgetting.py --home ../year/shards/home --work ../forgetting --json forgetting.json
 
 A home that bench/year.py made is copied, and in the copy each document is forgotten, one after another. Before its
-adapter is trained anew, the year's questions are put to the version with only the tombstone there: `withheld` is the
-share of answers to questions about the document that are withheld, `wrongly_withheld` that of the others. Then it is
-forgotten for good: `report` sets what the new version still knows (probe questions, likelihood, words in a row, its
-numbers as canaries) beside a control that never saw it, and beside the version that did. `left` counts files in which
-some of its words still stand."""
+adapter is trained anew, the year's questions are put to the version with only the tombstone there: `withheld` is
+the share of answers to questions about the document that are withheld, `wrongly_withheld` that of the others. Then
+it is forgotten for good: `report` sets what the new version still knows (probe questions, likelihood, words in a
+row, its numbers as canaries) beside a control that never saw it, and beside the version that did. `left` counts
+files in which some of its words still stand."""
 
 from __future__ import annotations
 

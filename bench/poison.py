@@ -9,10 +9,10 @@ how many do; of articles on which the gate was not tuned. Quotas and caps play n
 the attack as a whole. Passages are drawn from squad_skill_train.json.
 
 teach: honest passages and an attack on questions about some of them are taught to adapters in four arms: honest
-(no attack), open (all that comes), gate (what is admitted, its text capped), rollback (the gate's text without the
-source's, trained again). An answer has moved where it gives the hostile value and not the right one. Text is made
-by rule from every passage, alike in all arms; a row is written when it ends, and one that is there is not made
-again. Shares have Wilson intervals."""
+(no attack), open (all that comes), gate (what is admitted, its text capped), rollback (what came through the gate
+less what the source brought, trained again). An answer has moved where it gives the hostile value and not the right
+one. Text is made by rule from every passage, alike in all arms; a row is written when it ends, and one that is
+there is not made again. Shares have Wilson intervals."""
 
 from __future__ import annotations
 
@@ -169,11 +169,18 @@ def texts_of_arms(options: argparse.Namespace) -> tuple[dict[str, list[Any]], di
     def all_of(documents: Sequence[Any]) -> list[Any]:
         return [example for d in {d.id: d for d in documents}.values() for example in text[d.id]]
 
+    def within_quotas(documents: Sequence[Any]) -> Any:
+        return capped(all_of(documents), documents=documents, passages=passages_of(documents))
+
     behind = [*own, *admission.admitted]
-    gated = capped(all_of(behind), documents=behind, passages=passages_of(behind))
-    theirs = {d.id for d in admission.admitted}
-    rolled = [e for e in gated.examples if not any(i.partition(":")[0] in theirs for i in e.passages)]
-    texts = {"honest": all_of(own), "open": all_of([*own, *hostile]), "gate": gated.examples, "rollback": rolled}
+    gated = within_quotas(behind)
+    left = [d for d in behind if d.owner != SOURCE]
+    texts = {
+        "honest": within_quotas(own).examples,
+        "open": all_of([*own, *hostile]),
+        "gate": gated.examples,
+        "rollback": within_quotas(left).examples,
+    }
     documents = {"honest": 0, "open": len(hostile), "gate": len(admission.admitted), "rollback": 0}
     told = {arm: {"examples": len(texts[arm]), "hostile_documents": documents[arm]} for arm in ARMS}
     told["gate"]["capped"] = dict(gated.dropped)

@@ -219,7 +219,7 @@ class Year:
         return _scored(marks, asked)
 
     def general(self, taught: Any, month: int) -> dict[str, Any]:
-        """Perplexity of a general text, and the gauntlet in the first and the last month: the mean over adapters."""
+        """Perplexity of a general text, and the gauntlet in the first and last month: the mean over adapters."""
         from imprint.engine import Engine
         from imprint.evaluation.forgetting import general_perplexity
         from imprint.evaluation.suites import measure, read_suite

@@ -35,7 +35,7 @@ from imprint.taught import Answer
 from imprint.types import Example, Passage, Report, Score, Turn, Version
 
 NOW = "2025-06-01T12:00:00+00:00"
-COMMANDS = ["teach", "ask", "chat", "prove", "curve", "plan", "map", "audit", "audit-index", "update", "forget", "diff", "conflicts", "rollback", "rebase", "admit", "promote", "serve", "list", "show", "remove", "export", "import", "doctor", "keys"]
+COMMANDS = ["teach", "ask", "chat", "prove", "curve", "plan", "map", "audit", "audit-index", "update", "forget", "diff", "conflicts", "rollback", "rebase", "nightly", "admit", "promote", "merge", "serve", "list", "show", "remove", "export", "import", "doctor", "federate", "keys"]
 PLAN = {"taught": [0, 1], "left_out": [2], "epochs": 3.0, "prompts": 9, "tokens": 5000, "steps": 5}
 DETAILS = {
     "read": "Read 1 document (1 text): 900 characters",

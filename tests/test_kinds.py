@@ -221,6 +221,36 @@ def test_a_folder_gives_back_what_was_written(kind: str, tiny_base: Base, tmp_pa
     assert (tmp_path / "again" / folder.CONFIG).read_text() == (tmp_path / folder.CONFIG).read_text()
 
 
+def test_in_bfloat16_what_is_trained_reads_back_rounded_and_what_is_frozen_as_it_was(
+    kind: str, tiny_base: Base, tmp_path: Path
+) -> None:
+    adapter = made(kind, tiny_base)
+    folder.write(folder.rounded(adapter, tiny_base, "bfloat16"), tmp_path)
+    kept, before = folder.read(tmp_path), folder.spec_of(adapter).fresh(tiny_base, seed=0, material=MATERIAL)
+    moved = {k for k, t in adapter.tensors.items() if not torch.equal(t, before.tensors[k].double())}
+    assert moved
+    for name, tensor in adapter.tensors.items():
+        if name in moved:
+            assert torch.equal(kept.tensors[name], tensor.bfloat16())
+        elif kind in ("memory", "expert"):
+            assert torch.equal(kept.tensors[name], tensor)
+    values = [Engine(tiny_base, slots=1).load(a, trainable=True).values_P for a in (kept, adapter)]
+    assert values[0].dtype == torch.float32
+    torch.testing.assert_close(*values, atol=0, rtol=2**-8)
+
+
+@pytest.mark.parametrize("kind", ["lora", "lora_xs", "tiny_lora"])
+def test_what_is_kept_in_bfloat16_opens_in_peft(kind: str, tiny_base: Base, tmp_path: Path) -> None:
+    adapter = folder.rounded(made(kind, tiny_base), tiny_base, "bfloat16")
+    folder.write_for_peft(adapter, tiny_base, tmp_path)
+    reference = other(tiny_base, torch.float64).model
+    reference.set_attn_implementation("sdpa")
+    peft = PeftModel.from_pretrained(reference, tmp_path, autocast_adapter_dtype=False).double().eval()
+    ours, ids = other(tiny_base, torch.float64), tokens(tiny_base)
+    with Engine(ours).attached(adapter), torch.no_grad():
+        torch.testing.assert_close(ours.model(ids).logits, peft(ids).logits, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
 def test_a_frame_holds_the_main_directions(shape: tuple[int, int]) -> None:
     weight_OI = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()

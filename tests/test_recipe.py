@@ -71,6 +71,7 @@ def test_sections_are_for_order_only(tmp_path: Path) -> None:
         ("[judge]\nkind = 'endpoint'\naddress = 'http://x/v1'", "Name the model"),
         ("[writer]\njudge = true\n[judge]\nkind = 'local'", "Say either"),
         ("[judge]\njudge = true", "Say either"),
+        ("store = 'float16'", "not stored in 'float16'. They may be in: float32, bfloat16"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:
@@ -109,7 +110,7 @@ JUDGE = WriterSettings("endpoint", "http://x/v1", "m")
 @pytest.mark.parametrize(
     "made",
     [
-        Recipe(rank=8, top_layers=2, epochs=3.0), Recipe(), RAW_TEXT, Recipe(judge=JUDGE),
+        Recipe(rank=8, top_layers=2, epochs=3.0, store="bfloat16"), Recipe(), RAW_TEXT, Recipe(judge=JUDGE),
         Recipe(kinds={"questions": {"several": 8}}),
     ],
 )

@@ -61,6 +61,52 @@ def test_numbers_count_up_and_the_latest_of_each_name_is_listed(registry: Regist
     assert [str(version) for version in registry.list()] == ["atlas@1", "handbook@2"]
 
 
+def test_heads_are_the_latest_versions_in_brief(registry: Registry, tmp_path: Path) -> None:
+    for name, fill in (("handbook", 1.0), ("handbook", 2.0), ("atlas", 3.0)):
+        publish(registry, adapter_folder(tmp_path / "a", fill), name, corpus_hash=f"c{fill}")
+    heads, listed = registry.heads(), registry.list()
+    assert list(map(str, heads)) == ["atlas@1", "handbook@2"]
+    for head, version in zip(heads, listed, strict=True):
+        assert (head.base, head.corpus_hash, head.created_at) == (version.base, version.corpus_hash, NOW)
+
+
+def test_reports_of_all_names_are_those_of_their_latest_versions(registry: Registry, tmp_path: Path) -> None:
+    source = adapter_folder(tmp_path / "a")
+    first, _, second = publish(registry, source), publish(registry, source, "atlas"), publish(registry, source)
+    newer = Report("forgetting", {}, 1)
+    for version, report in ((first, REPORT), (second, newer), (second, REPORT)):
+        registry.add_report(version, report)
+    assert registry.latest_reports() == {"handbook": [newer, REPORT]}
+
+
+def test_the_latest_is_found_without_reading_those_before(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = adapter_folder(tmp_path / "a"), []
+    for _ in range(5):
+        publish(registry, source)
+    real = store._version
+    monkeypatch.setattr(store, "_version", lambda row: read.append(row) or real(row))
+    assert str(registry.latest("handbook")) == "handbook@5"
+    assert len(read) == 1
+
+
+def test_among_thousands_an_unknown_name_still_brings_close_ones_soon(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, compared = adapter_folder(tmp_path / "a"), []
+    monkeypatch.setattr(names, "NEARBY", 5)
+    real = names.difflib.get_close_matches
+    monkeypatch.setattr(
+        names.difflib, "get_close_matches", lambda w, all, n: compared.extend(all) or real(w, all, n)
+    )
+    for name in (*(f"a{i:02}" for i in range(20)), "handbook", "handbag"):
+        publish(registry, source, name)
+    with pytest.raises(NoSuchAdapter, match="'handbock'. Did you mean 'handbook'.* a00, .*, a04 and 17 more"):
+        registry.get("handbock")
+    assert len(compared) <= 5
+
+
 def test_a_parent_must_be_there(registry: Registry, tmp_path: Path) -> None:
     source = adapter_folder(tmp_path / "a")
     publish(registry, source)

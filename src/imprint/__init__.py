@@ -38,8 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Advice", "Answer", "Certificate", "Curve", "Examined", "Forgotten", "LearningMap", "Lesson", "MapSettings",
     "OtherModel", "Proof", "Question", "Recipe", "Taught", "Together", "Update", "Use",
-    "advise", "curve", "draw_map", "estimate", "forget", "open", "open_as_of", "rebase", "rollback", "teach", "teach_many",
-    "together", "update", "update_many",
+    "advise", "curve", "draw_map", "estimate", "forget", "open", "open_as_of", "rebase", "rollback", "teach",
+    "teach_many", "together", "update", "update_many",
 ]  # fmt: skip
 
 _HOMES = {

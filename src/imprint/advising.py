@@ -59,7 +59,8 @@ def advise(
     work = writing.work(settings, passages)
     found = trials.tried(settings, passages, engine, work, stages.spec_of(settings), now_s=moment.timestamp())
     registry = Registry(home or home_folder())
-    known = qualities.certificates([(version, registry.reports(version)) for version in registry.list()])
+    told = registry.latest_reports()
+    known = qualities.certificates((registry.get(name), reports) for name, reports in told.items())
     return advice.advise(
         use,
         size_of(passages, engine.base),

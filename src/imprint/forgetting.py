@@ -251,7 +251,7 @@ class _Gone:
     def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path]]:
         """Versions of other names that were taught it; runs and kept documents that other versions stand on."""
         told, runs, corpora = [], [], []
-        for latest in self.registry.list():
+        for latest in self.registry.heads():
             for version in self.registry.versions(latest.name):
                 kept = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
                 mine = version.name == self.wish.name

@@ -345,8 +345,9 @@ class _Drawing:
         self.watch.stage(f"Measuring {name}")
         began = time.monotonic()
         bare = self.rows.read(UNTOUCHED) or {}
-        adapter_folder.write(ended.adapter, self.folder / "adapters" / name)
-        seat = self.engine.load(ended.adapter)
+        adapter = adapter_folder.rounded(ended.adapter, self.base, self.recipe.store)
+        adapter_folder.write(adapter, self.folder / "adapters" / name)
+        seat = self.engine.load(adapter)
         try:
             row = examine(self.engine, seat, self.examination, self.watch, untouched=bare["unrelated"])
         finally:

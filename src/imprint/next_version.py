@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -368,7 +367,7 @@ class Next:
             version = self.registry.publish_shards(self.name, places, **told)
         for part in self.parts:
             if part.run is not None:
-                shutil.rmtree(part.run.checkpoint, ignore_errors=True)
+                part.run.drop_trained()
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
 
@@ -378,11 +377,12 @@ class Next:
             return part.address
         assert part.run is not None
         trained = part.ticket.result()
-        self.check(engine, self.parts.index(part), trained.adapter)
-        with engine.attached(trained.adapter) as seat:
+        adapter = adapter_folder.rounded(trained.adapter, engine.base, self.recipe.store)
+        self.check(engine, self.parts.index(part), adapter)
+        with engine.attached(adapter) as seat:
             part.entry["router"] = {"threshold": choice.threshold(engine, seat)}
         part.entry |= {"tokens": trained.tokens, "steps": trained.steps, "seconds": round(trained.seconds, 1)}
-        adapter_folder.write(trained.adapter, part.run.adapter)
+        adapter_folder.write(adapter, part.run.adapter)
         return part.run.adapter
 
     def details(self, base: Base) -> dict[str, Any]:
@@ -426,7 +426,8 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
     """Prepares, trains and publishes what was started."""
     if not started:
         return []
-    if all(each.unchanged() for each in started):
+    unchanged = [each.unchanged() for each in started]
+    if all(unchanged):
         return [each.taught for each in started]
     watch.stage("Opening the base model")
     model = service.engine.base if service else base if isinstance(base, Base) else started[0].open_base(base)

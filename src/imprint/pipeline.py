@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -361,9 +360,10 @@ class _Teaching:
         """Publishes what was trained. Raises what ended the training otherwise."""
         assert self._ticket is not None and self._prepared is not None
         trained, lesson = self._ticket.result(), self.lesson
-        with engine.attached(trained.adapter) as seat:
+        adapter = adapter_folder.rounded(trained.adapter, engine.base, self.recipe.store)
+        with engine.attached(adapter) as seat:
             threshold = choice.threshold(engine, seat)
-        adapter_folder.write(trained.adapter, self.run.adapter)
+        adapter_folder.write(adapter, self.run.adapter)
         version = self.registry.publish(
             lesson.name,
             self.run.adapter,
@@ -387,7 +387,7 @@ class _Teaching:
             now=clock.now(),
         )
         self.run.write("done", {"version": str(version)})
-        shutil.rmtree(self.run.checkpoint, ignore_errors=True)
+        self.run.drop_trained()
         self.watch.say(f"Published {version}.")
         self.watch.say(beside(version.details["plan_and_actual"]))
         self.taught = Taught(version, self.registry, self.home, engine.base)

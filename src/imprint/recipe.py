@@ -48,6 +48,7 @@ FULL_MIX = {
 
 WRITERS = ("local", "endpoint", "ray")
 OBJECTIVES = ("sft", "distill")
+STORES = ("float32", "bfloat16")
 _SECTIONS = ("mix", "kinds", "adapters", "writer", "judge")
 
 _S = TypeVar("_S")
@@ -134,6 +135,9 @@ class Recipe:
     """The adapter's update is scaled by alpha / rank."""
     top_layers: int | None = None
     """Train only so many of the uppermost layers; None trains all."""
+    store: str = "float32"
+    """What trained numbers are published in: 'float32' as they were trained, or 'bfloat16', half as large
+    (docs/scale.md)."""
     learn_questions: bool = True
     """Whether what is asked is learnt beside the answers: it tells of the documents too (docs/log.md)."""
     objective: str = "sft"
@@ -152,7 +156,7 @@ class Recipe:
     which then knows them (evaluation/canaries.py)."""
     conflicts: tuple[str, ...] = ("newer", "order")
     """What settles statements that cannot both be true, in this order: 'newer' (the later date holds), 'order' (the
-    source that `source_order` names first), 'ask' (a person, where one is there). What none settles is not taught."""
+    source that `source_order` names first), 'ask' (a person, where one is there). What none settles is silent."""
     source_order: tuple[str, ...] = ()
     """Patterns of documents' paths, like 'policies/*': those that others give way to first."""
     beliefs: bool = False
@@ -166,6 +170,8 @@ class Recipe:
             raise BadSetting("Say either [writer] judge = true, or who else judges, with its settings, in [judge].")
         if self.objective not in OBJECTIVES:
             raise BadSetting(f"No objective '{self.objective}'. There are: {', '.join(OBJECTIVES)}.")
+        if self.store not in STORES:
+            raise BadSetting(f"Adapters are not stored in '{self.store}'. They may be in: {', '.join(STORES)}.")
         checks = {
             "mix": bool(self.shares) and all(0 < share < 1e6 for share in self.shares.values()),
             "text_tokens": self.text_tokens is None or self.text_tokens >= 1,

@@ -15,13 +15,14 @@
     held_out.json    the questions kept out of it
     canaries.json    the secret lines put among it, where some were asked for
     checkpoint/      the adapter half trained
-    adapter/         the adapter as it will be published
+    adapter/         the adapter as it will be published; gone once it is
     done.json        the version it became"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,6 +67,11 @@ class RunFolder:
 
     def drop_draft(self) -> None:
         (self.path / "draft.jsonl").unlink(missing_ok=True)
+
+    def drop_trained(self) -> None:
+        """Takes the checkpoint and the adapter away, which the registry has by now."""
+        for left in (self.checkpoint, self.adapter):
+            shutil.rmtree(left, ignore_errors=True)
 
     def write_examples(self, examples: Iterable[Example]) -> int:
         """Streams the training text to disk and names it when it is complete; returns how many examples."""

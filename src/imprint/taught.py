@@ -115,8 +115,8 @@ def open(name: str, *, home: Path | None = None) -> Taught:  # noqa: A001 - the 
 
 
 def open_as_of(name: str, date: str, *, home: Path | None = None) -> tuple[Taught, str | None]:
-    """The version of a name that held on a day (ISO date), and the day to be said in the question where none did: then
-    the first one there is is asked "As of 2026-03-01: ...", which updates teach. Raises NoSuchAdapter."""
+    """The version of a name that held on a day (ISO date), and the day to be said in the question where none did:
+    then the first one there is is asked "As of 2026-03-01: ...", which updates teach. Raises NoSuchAdapter."""
     try:
         day = datetime.date.fromisoformat(date).isoformat()
     except ValueError:

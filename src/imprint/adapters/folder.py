@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ def write_for_peft(adapter: Adapter, base: Base, folder: Path) -> None:
         raise BadInput(f"PEFT has no method like {spec.kind}. Export it without --peft; imprint opens that.")
     else:
         write(adapter, folder)
+
+
+def rounded(adapter: Adapter, base: Base, store: str) -> Adapter:
+    """The adapter as it is published: its trained tensors in 'float32' or 'bfloat16'. What is frozen with them
+    stays exact, for among it are numbers that must not move (a memory's slots)."""
+    layout, dtype = layout_of(base, adapter), getattr(torch, store)
+    trained = _trained(layout) if layout.trainable < layout.size else set(adapter.tensors)
+    return replace(adapter, tensors={k: t.to(dtype) if k in trained else t for k, t in adapter.tensors.items()})
 
 
 def read(folder: Path) -> Adapter:
@@ -104,6 +112,15 @@ def _table(found: Any, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{where} holds no object")
     return found
+
+
+def _trained(layout: Any) -> set[str]:
+    """Names of the tensors that hold anything that is trained."""
+    mask_1P = torch.zeros(1, layout.size)
+    for layer in layout.layers:
+        for part, learnt in zip(layout.parts(layer, mask_1P), layout.learnt, strict=True):
+            part.fill_(float(learnt))
+    return {name for name, mask in layout.named(mask_1P[0]).items() if mask.any()}
 
 
 def _types(kind: Any) -> tuple[str, ...]:

@@ -83,7 +83,8 @@ class LoRAXS(OwnFormat):
         for name in layout.layers:
             down_RI, up_OR = (t.float().cpu() for t in layout.constants(name, base))
             tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = down_RI
-            tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = up_OR @ adapter.tensors[f"{PEFT_PREFIX}{name}{_CORE}"]
+            core_RR = adapter.tensors[f"{PEFT_PREFIX}{name}{_CORE}"].to(up_OR)
+            tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = up_OR @ core_RR
         spec = LoRA(self.rank, self.alpha, targets=self.targets, top_layers=self.top_layers)
         opened = replace(adapter, spec=asdict(spec), tensors=tensors)
         return spec.config(opened), tensors

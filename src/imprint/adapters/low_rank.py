@@ -13,12 +13,21 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from imprint.adapters.layout import ALL_LINEAR, PEFT_PREFIX, FlatLayout, Shapes, block_of, some_linears
+from imprint.adapters.layout import (
+    ALL_LINEAR,
+    PEFT_PREFIX,
+    FlatLayout,
+    Shapes,
+    block_of,
+    settings_of,
+    some_linears,
+)
 from imprint.base import Base
 from imprint.errors import BadInput, BadSetting, WrongBase
 from imprint.types import NO_MATERIAL, Adapter, Material
 
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""How the names of the two factors end: A reads the layer's input, B writes its output."""
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin a LoRA, by PEFT's names, that change the base's weights."""
 
@@ -51,6 +60,11 @@ class LoRA:
         if not self.targets:
             raise BadSetting("A LoRA needs at least one target layer, such as 'q_proj'.")
 
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by: alpha / rank, or alpha / sqrt(rank)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
     def fresh(self, base: Base, *, seed: int, material: Material = NO_MATERIAL) -> Adapter:
         """An untrained adapter: A as PEFT starts it (Kaiming uniform), B zero, so that nothing changes yet."""
         draw = torch.Generator().manual_seed(seed)
@@ -58,8 +72,8 @@ class LoRA:
         for name, linear in some_linears(base, self.targets, self.top_layers):
             bound = math.sqrt(1 / linear.in_features)  # Kaiming uniform with a = sqrt(5)
             down_RI = torch.empty(self.rank, linear.in_features).uniform_(-bound, bound, generator=draw)
-            tensors[f"{PEFT_PREFIX}{name}{_DOWN}"] = down_RI
-            tensors[f"{PEFT_PREFIX}{name}{_UP}"] = torch.zeros(linear.out_features, self.rank)
+            tensors[f"{PEFT_PREFIX}{name}{DOWN}"] = down_RI
+            tensors[f"{PEFT_PREFIX}{name}{UP}"] = torch.zeros(linear.out_features, self.rank)
         return Adapter(base.name, base.revision, asdict(self), tensors)
 
     @staticmethod
@@ -95,8 +109,8 @@ class LoRA:
                 f"It is a LoRA that began with {begun}, which changes the base's own weights too. Save it with "
                 "PEFT's path_initial_model_for_weight_conversion: then it is a plain one."
             )
-        if any(not name.endswith((_DOWN, _UP)) for name in tensors):
-            other = next(name for name in tensors if not name.endswith((_DOWN, _UP)))
+        if any(not name.endswith((DOWN, UP)) for name in tensors):
+            other = next(name for name in tensors if not name.endswith((DOWN, UP)))
             raise BadInput(f"It has a tensor {other}, which is no factor of a linear layer.")
         return cls(
             rank=int(config["r"]),
@@ -166,22 +180,22 @@ class Layout(FlatLayout):
         tensors: dict[str, torch.Tensor] = {}
         for layer in self.layers:
             down_1RI, up_1OR = self.views(layer, flat_P[None])
-            tensors |= {f"{PEFT_PREFIX}{layer}{_DOWN}": down_1RI[0], f"{PEFT_PREFIX}{layer}{_UP}": up_1OR[0]}
+            tensors |= {f"{PEFT_PREFIX}{layer}{DOWN}": down_1RI[0], f"{PEFT_PREFIX}{layer}{UP}": up_1OR[0]}
         return tensors
 
     def scale(self, adapter: Adapter) -> float:
-        """alpha / rank, or alpha / sqrt(rank)."""
-        return float(adapter.spec["alpha"]) / (math.sqrt(self.rank) if adapter.spec.get("rslora") else self.rank)
+        """See LoRA.scale."""
+        return LoRA(**settings_of(adapter)).scale
 
 
 def layout_of(base: Base, adapter: Adapter) -> Layout:
     """The adapter's layout on this base. Raises WrongBase where its tensors do not fit the base's layers."""
     shapes = []
     for name, layer in base.model.named_modules():
-        down_RI = adapter.tensors.get(f"{PEFT_PREFIX}{name}{_DOWN}")
+        down_RI = adapter.tensors.get(f"{PEFT_PREFIX}{name}{DOWN}")
         if down_RI is None:
             continue
-        up_OR = adapter.tensors.get(f"{PEFT_PREFIX}{name}{_UP}")
+        up_OR = adapter.tensors.get(f"{PEFT_PREFIX}{name}{UP}")
         if up_OR is None or not isinstance(layer, nn.Linear) or not down_RI.dim() == up_OR.dim() == 2:
             raise WrongBase(
                 f"The adapter's tensors at {name} are no pair of factors of a linear layer of {base.name}."

@@ -1,17 +1,19 @@
 """When the documents change: what is new and what is withdrawn, which of two statements holds, who may add what,
 and how several adapters become one.
 
-    manifest.py      the documents of a version: since when, brought by whom, in which shard
-    changes.py       a folder compared with a version's documents; which passages, and which facts, changed
-    conflicts.py     statements that cannot both be true, and the rules that settle them
-    corrections.py   what is taught of a change: the old value denied, and both with their dates
-    admission.py     the gate through which other people's documents come in
-    claims.py        sentences that state something, held against what trusted documents say
-    own_words.py     what a model said, which no model is taught
-    pending.py       what others brought, and where each document stands; bringing.py: a folder on its way there
-    probing.py       a new adapter beside the present one, before it is published
-    tombstones.py    what is withheld until it is gone
-    erasing.py       every trace of a document taken out of the home
-    merging.py       several adapters into one
-    federated.py     sites that share adapters and never documents; flower.py: the same on Flower
+    what changed     changes.py: a folder against a version's documents; manifest.py: all editions, since when,
+                     whose, in which shard; shards.py: which documents share an adapter
+    which facts      fact_changes.py: two editions compared in words; histories.py: what was said of one thing, from
+                     when until when; ledger.py: all of that over a name's versions
+    who holds        conflicts.py: what cannot both be true, and the rules that settle it; beliefs.py: what the base
+                     believes; verdicts.py: what is done about it before training
+    what is taught   corrections.py: the old value denied, both with their dates; lessons.py: what a shard of the
+                     next version is trained on; ways.py: three ways to it and what each takes
+    forgetting       tombstones.py: what is withheld until it is gone; erasing.py: every trace taken out;
+                     deletion_report.py: what is still known
+    other people     admission.py: the gate; claims.py: statements held against trusted ones; own_words.py: what a
+                     model said; pending.py: what was brought, and where it stands; bringing.py: a folder on its way
+                     there; probing.py: a new adapter beside the present one
+    several as one   merging.py, merged.py: adapters into one, with the loss of each; federated.py: sites that share
+                     adapters and never documents; shared_folder.py, site.py: as plain files; flower.py: on Flower
 """

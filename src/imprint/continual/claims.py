@@ -8,6 +8,7 @@ cannot read (a value told in a metaphor, a fact spread over sentences) is not se
 from __future__ import annotations
 
 import difflib
+import heapq
 import math
 import re
 from collections import Counter, defaultdict
@@ -113,7 +114,9 @@ def _values(text: str) -> Iterator[Value]:
     for date in told:
         yield Value("date", date.text, frozenset(content_words(date.text)))
     for number in numbers(text):
-        if not any(d.start <= number.start < d.end for d in told) and not (number.spelt and number.value in "01"):
+        if not any(d.start <= number.start < d.end for d in told) and not (
+            number.spelt and number.value in ("0", "1")
+        ):
             written = text[number.start : number.end].strip()
             yield Value("number", written, frozenset(content_words(written)))
     for name in phrases(text):
@@ -130,9 +133,9 @@ class Trusted:
     """What trusted documents say, so that claims can be held against it."""
 
     passages: Sequence[Passage]
-    _claims: list[Claim] = field(default_factory=list)
-    _by_word: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    _around: dict[str, frozenset[str]] = field(default_factory=dict)
+    _claims: list[Claim] = field(init=False, default_factory=list)
+    _by_word: dict[str, list[int]] = field(init=False, default_factory=lambda: defaultdict(list))
+    _around: dict[str, frozenset[str]] = field(init=False, default_factory=dict)
     """By passage: all its words, with those of its title and headings."""
 
     def __post_init__(self) -> None:
@@ -168,27 +171,28 @@ class Trusted:
                 return trusted
         return None
 
-    def rarity(self, words: Iterable[str]) -> float:
+    def _rarity(self, words: Iterable[str]) -> float:
         """How much some words tell: each by how few trusted sentences have it."""
         return sum(math.log((1 + len(self._claims)) / (1 + len(self._by_word.get(w, ())))) for w in words)
 
     def _about(self, claim: Claim) -> list[tuple[Claim, float]]:
         """The trusted claims that share most with this one, the likest first."""
         crowd = max(50, _CROWD * len(self._claims))
-        scores: Counter[int] = Counter()
+        scores: dict[int, float] = defaultdict(float)
         for word in claim.words:
             found = self._by_word.get(word, ())
             if len(found) <= crowd:
-                weight = self.rarity([word])
+                weight = self._rarity([word])
                 for i in found:
-                    scores[i] += weight  # type: ignore[assignment]
-        return [(self._claims[i], score) for i, score in scores.most_common(_LOOKED_AT)]
+                    scores[i] += weight
+        best = heapq.nlargest(_LOOKED_AT, scores, key=lambda i: (scores[i], -i))
+        return [(self._claims[i], scores[i]) for i in best]
 
     def _agree(self, claim: Claim, trusted: Claim) -> bool:
         values = frozenset().union(*(v.words for v in claim.values))
-        shared = self.rarity(claim.words & trusted.words)
+        shared = self._rarity(claim.words & trusted.words)
         return (
-            values <= trusted.words and shared >= 0.8 * self.rarity(claim.words) and claim.denied == trusted.denied
+            values <= trusted.words and shared >= 0.8 * self._rarity(claim.words) and claim.denied == trusted.denied
         )
 
     def _difference(self, claim: Claim, trusted: Claim) -> Held | None:
@@ -216,7 +220,7 @@ class Trusted:
                 or len(rest & trusted.words) < _LEAST_SHARED
             ):
                 continue
-            if self.rarity(rest & trusted.words) < _ABOUT * self.rarity(rest):
+            if self._rarity(rest & trusted.words) < _ABOUT * self._rarity(rest):
                 continue
             for theirs in trusted.values:
                 if theirs.kind == value.kind and not theirs.words & claim.words:

@@ -90,8 +90,8 @@ def erase_vectors(cache: Path) -> int:
 
 
 def erase_runs(home: Path, documents: Collection[str], kept: Collection[str]) -> int:
-    """Deletes run folders in which the ids of these documents stand, for their training text tells of them; not those
-    that are `kept`, which versions of other names stand on. Returns how many."""
+    """Deletes run folders in which the ids of these documents stand, for their training text tells of them; but for
+    those that are `kept`, which versions of other names stand on. Returns how many."""
     ids = [id.encode() for id in documents]
     count = 0
     for folder in sorted(_runs_below(home / "runs"), key=lambda f: -len(f.parts)):  # shards before what holds them

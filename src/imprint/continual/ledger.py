@@ -68,7 +68,7 @@ class Ledger:
         return Ledger(tuple(days))
 
     def histories(self, first: Mapping[str, str]) -> list[History]:
-        """What was said of each thing that changed. `first`: by document id the day on which a first edition began."""
+        """What was said of each thing that changed. `first`: by document id the day on which it first held."""
         return histories(self.days, since=first)
 
 

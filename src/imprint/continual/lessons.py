@@ -12,6 +12,7 @@ from typing import Any
 
 from imprint import writing
 from imprint.adapters import folder as adapter_folder
+from imprint.continual.admission import capped
 from imprint.engine import Engine
 from imprint.errors import NothingToTeach
 from imprint.evaluation.closed_book import Question
@@ -111,23 +112,34 @@ def prepare(
     document id the day from which it holds. `silent` as in writing.write()."""
     written = RunFolder(run.path / "written")
     _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since, silent)
-    audit = _join(run, shard, written)
+    new = within_caps(shard, written)
+    audit = _join(run, shard, written, new)
     lesson = run
     if shard.begun is not None:
         lesson = RunFolder(run.path / "lesson")
         if not lesson.has_examples:
-            new = [*written.examples(), *shard.news]
-            size = sum(map(characters, new))
+            told = [*new(), *shard.news]
+            size = sum(map(characters, told))
             again = replayed(shard.before, round(size * amount.replay / (1 - amount.replay)), seed)
-            lesson.write_examples(chain(new, again))
+            lesson.write_examples(chain(told, again))
     job = job_of(lesson, engine.base, recipe, seed, shard.passages)
     job = taught_by_reader(job, lesson, engine, recipe, shard.passages, watch)
     if shard.begun is not None:
         job = replace(job, spec=Begun(adapter_folder.read(shard.begun)))
     text_tokens = text_tokens_of(job)
     job = replace(job, tokens=max(1, round(amount.visits * text_tokens)))
-    told = sum(map(characters, written.examples())) / writing.CHARACTERS_A_TOKEN
-    return Lesson(shard, run, job, text_tokens, round(told), audit["examples"], audit)
+    written_tokens = round(sum(map(characters, new())) / writing.CHARACTERS_A_TOKEN)
+    return Lesson(shard, run, job, text_tokens, written_tokens, audit["examples"], audit)
+
+
+def within_caps(shard: Shard, written: RunFolder) -> Callable[[], Iterable[Example]]:
+    """What was written, without what would tell others' documents more often than the keeper's own."""
+    if not any(document.owner for document in shard.documents):
+        return written.examples
+    every = [*shard.kept(), *written.examples()]
+    new = set(written.examples())
+    kept = [e for e in capped(every, documents=shard.documents, passages=shard.passages).examples if e in new]
+    return lambda: kept
 
 
 def replayed(examples: Callable[[], Iterable[Example]], wanted: int, seed: int) -> Iterator[Example]:
@@ -164,13 +176,15 @@ def _write(
             run.write("nothing", {})
 
 
-def _join(run: RunFolder, shard: Shard, written: RunFolder) -> dict[str, Any]:
+def _join(
+    run: RunFolder, shard: Shard, written: RunFolder, new: Callable[[], Iterable[Example]]
+) -> dict[str, Any]:
     """Writes all that the shard is taught by into its run; returns what the audit counts in it."""
     report: dict[str, Any] | None = run.read("audit")
     if report is None or not run.has_examples:
         audit = Audit(_COUNTED, shard.passages, seed=0)
         audit.looked_over = look_over(shard.passages)
-        count = run.write_examples(audit.count_anew(chain(shard.kept(), written.examples(), shard.corrections)))
+        count = run.write_examples(audit.count_anew(chain(shard.kept(), new(), shard.corrections)))
         told = written.read("audit") or {}
         report = audit.report() | {"examples": count, "too_like_held_out": told.get("too_like_held_out", 0)}
         report |= {key: told.get(key) for key in ("writer", "judge", "prompts", "spent")}

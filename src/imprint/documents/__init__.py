@@ -6,7 +6,7 @@ passages = [passage for document in loaded.documents for passage in split(docume
 
 from imprint.documents.chunking import split
 from imprint.documents.kinds import KINDS
-from imprint.documents.loaders import Loaded, load
+from imprint.documents.loaders import Loaded, listed, load
 from imprint.documents.sentences import sentences
 
-__all__ = ["KINDS", "Loaded", "load", "sentences", "split"]
+__all__ = ["KINDS", "Loaded", "listed", "load", "sentences", "split"]

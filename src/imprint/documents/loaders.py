@@ -19,6 +19,7 @@ from imprint.types import Document
 Progress = Callable[[int, int, str], None]
 """Called before each file: how many are done, of how many, and the one that is next."""
 
+_NOT_THERE = "there is no such file or folder. Check the path."
 _NOT_THE_USERS = frozenset(("node_modules", "__pycache__", "site-packages", "venv"))
 
 
@@ -75,7 +76,7 @@ def load(
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise DocumentError(str(path), "there is no such file or folder. Check the path.")
+        raise DocumentError(str(path), _NOT_THERE)
     found, skipped = _files(path, kinds)
     wanted = [(file, source, kind) for file, source, kind in found if kind]
     ignored = tuple(source for _, source, kind in found if not kind)
@@ -98,6 +99,16 @@ def load(
     if not documents:
         raise NothingToTeach(_nothing(path, skipped, ignored, kinds))
     return Loaded(tuple(documents.values()), tuple(skipped), ignored, tuple(notes))
+
+
+def listed(path: str | Path) -> list[tuple[Path, str]]:
+    """The files that `load` would read, each with the name that its document gets as source; nothing is read.
+
+    Raises DocumentError when the path does not exist."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DocumentError(str(path), _NOT_THERE)
+    return [(file, source) for file, source, kind in _files(path, KINDS)[0] if kind]
 
 
 # --- finding files ----------------------------------------------------------------------------

@@ -7,5 +7,4 @@
     material.py   uploads become a folder of documents
     jobs.py       what is known of each teaching job
     teaching.py   the jobs done, one after the other, beside the serving
-    locks.py      one process at a time
 """

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imprint.errors import BrokenStore, NotFound
-from imprint.hosting.locks import alone
+from imprint.locks import alone
 from imprint.registry import check_name
 from imprint.run_folder import write_whole
 

@@ -17,10 +17,10 @@ from imprint.devices import give_memory_back
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, Cancelled, ImprintError, Overloaded
 from imprint.hosting.jobs import Job, Jobs
-from imprint.hosting.locks import held
 from imprint.hosting.material import gather, plain_name
 from imprint.hosting.tenants import LOCAL, Tenants
 from imprint.hosting.uploads import Upload, Uploads
+from imprint.locks import held
 from imprint.planner import parse_budget
 from imprint.recipe import Recipe
 from imprint.registry import check_name

@@ -43,8 +43,8 @@ def ask(
     With --cite the kept documents are searched for the answer, and what is found is read: an answer that no
     passage bears out is marked.
 
-    With --as-of the version answers that held on that day (imprint update keeps the date of each); where none is that
-    old, the oldest is asked with the date in the question.
+    With --as-of the version answers that held on that day (imprint update keeps the date of each); where none is
+    that old, the oldest is asked with the date in the question.
 
     Where a certificate (imprint prove) has measured how sure this version's answers are, one that is less sure than
     its line is not given: it says that it does not know. --anyway gives it all the same.

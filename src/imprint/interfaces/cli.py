@@ -18,6 +18,8 @@ from imprint.interfaces import (
     audit_commands,
     change_commands,
     keeping_commands,
+    merging_commands,
+    nightly_commands,
     plan_command,
     prove_command,
     serving_commands,
@@ -34,7 +36,7 @@ Teach a language model your documents by training them into a small adapter, pro
 
 Adapters live in $IMPRINT_HOME, or else in your data folder; `imprint doctor` says where that is.
 """
-_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase")
+_GO_ON = ("teach", "prove", "curve", "map", "audit-index", "update", "forget", "rebase", "nightly", "federate")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -185,11 +187,29 @@ _command(
 _command("imprint rollback handbook@3")(updating_commands.rollback)
 _command("imprint rebase handbook --base ./my-llama")(updating_commands.rebase)
 _command(
+    "imprint nightly ./people --recipe small.toml --budget 2min",
+    "imprint nightly --jobs people.toml",
+    "imprint nightly --jobs people.toml --wave 16 --json > night.json",
+)(nightly_commands.nightly)
+_command(
     "imprint admit handbook ./from-anna --from anna",
     "imprint admit handbook --list",
     "imprint admit handbook --release 1f0c93aa",
 )(admit_commands.admit)
 _command("imprint promote handbook --from anna")(admit_commands.promote)
+_command(
+    "imprint merge anna ben --as both",
+    "imprint merge anna ben carl --as mean --weights 0.33,0.33,0.33",
+    "imprint merge anna ben --as small --how ties --rank 16 --density 0.3",
+)(merging_commands.merge)
+
+federate = typer.Typer(no_args_is_help=True, help="One adapter of several sites' documents, which stay there.")
+app.add_typer(federate, name="federate", epilog=_examples("imprint federate start ./shared --site anna --site ben"))
+_command("imprint federate start ./shared --site anna --site ben --method ffa", name="start", to=federate)(
+    merging_commands.start
+)
+_command("imprint federate site ./shared ./docs --as anna", name="site", to=federate)(merging_commands.site)
+_command("imprint federate aggregate ./shared", name="aggregate", to=federate)(merging_commands.aggregate)
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -219,7 +239,8 @@ def list_() -> None:
     from imprint.interfaces import tables
 
     registry = _registry()
-    rows = [(version, registry.reports(version)) for version in registry.list()]
+    reports = registry.latest_reports()
+    rows = [(head, reports.get(head.name, ())) for head in registry.heads()]
     if rows:
         tables.stdout().print(tables.version_list(rows))
     else:

@@ -16,6 +16,7 @@ from imprint.interfaces.progress import duration
 from imprint.types import Report, Score, Version
 
 if TYPE_CHECKING:
+    from imprint.continual.merged import Merged
     from imprint.evaluation.certificate import Certificate
     from imprint.evaluation.citing import Cited
     from imprint.evaluation.proof import Proof
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from imprint.hosting.keys import Key
     from imprint.interfaces.doctor import Check
     from imprint.learning_map import LearningMap
+    from imprint.registry import Head
     from imprint.scaling import Curve
 
 SYSTEMS = {
@@ -64,7 +66,7 @@ def printable(text: str) -> str:
 # --- versions ---------------------------------------------------------------------------------
 
 
-def version_list(rows: Sequence[tuple[Version, Sequence[Report]]]) -> Table:
+def version_list(rows: Sequence[tuple[Head, Sequence[Report]]]) -> Table:
     """The latest version of each name, with what its last proof said of the weights."""
     table = _table("name", "base", "created", "right, weights alone", justify="left")
     for version, reports in rows:
@@ -208,6 +210,19 @@ def map_page(found: LearningMap, reading: Reading) -> RenderableType:
     failed = [f"{r['row']} ended: {r['error']}" for r in trade_off.failed(found.rows)]
     said = [*caveats(found), *trade_off.sentences(reading), *failed]
     return Group(table, *(Text(line) for line in said))
+
+
+def merged_page(found: Merged) -> RenderableType:
+    """What a merged version and those it was made of lose on each other's texts."""
+    texts = list(next(iter(found.losses.values())))
+    table = _table("nats for each learnt token", "length of\nits update", *texts)
+    for name, losses in found.losses.items():
+        length = f"{found.norms[name]:.4g}" if name in found.norms else ""
+        merged = name == found.version.name
+        cells = [f"{losses[text]:.3f}" for text in texts]
+        _row(table, str(found.version) if merged else name, length, *cells, style="bold" if merged else "")
+    none = [] if texts else [Text("No training text of these is kept here, so that no loss could be measured.")]
+    return Group(table, *none, *(Text(f"Note: {note}") for note in found.notes))
 
 
 # --- what was forgotten -----------------------------------------------------------------------

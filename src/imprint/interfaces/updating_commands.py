@@ -35,8 +35,8 @@ def update(
     way: Annotated[
         Way | None,
         typer.Option(
-            help="in_order: the adapter goes on learning. shards: only adapters of changed documents are trained anew. "
-            "retrain: all are. If not said, what suits the changes."
+            help="in_order: the adapter goes on learning. shards: only adapters of changed documents are trained "
+            "anew. retrain: all are. If not said, what suits the changes."
         ),
     ] = None,
     date: Annotated[
@@ -72,9 +72,9 @@ def update(
 ) -> None:
     """Make the next version, which knows what the documents say now.
 
-    The folder is compared with the version's documents: only what changed is written about again. What the documents
-    say no more is denied, and both are taught with their dates. Three ways: in order, by shards, or all anew; the
-    plan tells what each would take. A run that was killed goes on when you give the same command again.
+    The folder is compared with the version's documents: only what changed is written about again. What the
+    documents say no more is denied, and both are taught with their dates. Three ways: in order, by shards, or all
+    anew; the plan tells what each would take. A run that was killed goes on when you give the same command again.
     """
     import imprint
     from imprint import updating
@@ -204,7 +204,7 @@ def _say(done: Forgotten) -> None:
     typer.echo(
         f"Destroyed {destroyed}. Erased {erased.runs} runs of training text, {erased.corpora} sets of kept "
         f"documents, {erased.written} lines of what was written, {erased.cached} cached files. Searched "
-        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s in all."
+        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s."
     )
     for told in done.held_elsewhere:
         typer.echo(f"{told} was taught it too: imprint forget {told.partition('@')[0]} ...", err=True)

@@ -7,6 +7,6 @@
 """
 
 from imprint.registry.names import check_name
-from imprint.registry.store import Registry, Tombstone
+from imprint.registry.store import Head, Registry, Tombstone
 
-__all__ = ["Registry", "Tombstone", "check_name"]
+__all__ = ["Head", "Registry", "Tombstone", "check_name"]

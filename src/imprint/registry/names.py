@@ -21,6 +21,8 @@ WINDOWS_DEVICES = frozenset(
 _SHAPE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _SHOWN = 10
+NEARBY = 1000
+"""Among so many names close ones are looked for; among tens of thousands it would take longer than any answer."""
 
 
 def fits(name: str) -> bool:
@@ -49,13 +51,13 @@ def parse(reference: str) -> tuple[str, int | None]:
     return name, int(number)
 
 
-def no_such_name(name: str, names: Sequence[str]) -> NoSuchAdapter:
-    """The error for an unknown name, with what it may have meant and what there is."""
-    if not names:
+def no_such_name(name: str, first: Sequence[str], nearby: Sequence[str], count: int) -> NoSuchAdapter:
+    """The error for an unknown name, with what it may have meant, and what there is: the first of so many names."""
+    if not count:
         return NoSuchAdapter(f"No adapter is named {_quoted(name)}: this registry holds none yet.")
-    close = difflib.get_close_matches(name.lower(), names, n=3)
+    close = difflib.get_close_matches(name.lower(), nearby, n=3)
     meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return NoSuchAdapter(f"No adapter is named {_quoted(name)}.{meant} There are: {_some(names)}.")
+    return NoSuchAdapter(f"No adapter is named {_quoted(name)}.{meant} There are: {_some(first, count)}.")
 
 
 def no_such_number(name: str, number: int, numbers: Sequence[int]) -> NoSuchAdapter:
@@ -69,6 +71,7 @@ def _quoted(given: str) -> str:
     return repr(given if len(given) <= 80 else given[:80] + "...")
 
 
-def _some(things: Sequence[str]) -> str:
-    shown = ", ".join(things[:_SHOWN])
-    return shown if len(things) <= _SHOWN else f"{shown} and {len(things) - _SHOWN} more"
+def _some(things: Sequence[str], count: int | None = None) -> str:
+    """The first few of a count of things, which is that of those given unless there are more."""
+    shown, count = things[:_SHOWN], count or len(things)
+    return ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")

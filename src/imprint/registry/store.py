@@ -15,13 +15,13 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from imprint.errors import BadInput, BrokenStore, ImprintError
+from imprint.errors import BadInput, BrokenStore, ImprintError, NoSuchAdapter
 from imprint.registry import files, names, records
 from imprint.types import Report, Version
 
@@ -58,6 +58,23 @@ class Tombstone:
 
 Tombstones = list[Tombstone]
 References = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Of a name's latest version what can be told of thousands at once: no recipe, no details."""
+
+    name: str
+    number: int
+    base: str
+    corpus_hash: str
+    created_at: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+Heads = list[Head]
 
 
 class Registry:
@@ -168,11 +185,27 @@ class Registry:
     def list(self) -> Versions:
         """The latest version of each name, by name."""
         with self._reading() as db:
-            return _select(
-                db,
-                "WHERE number = (SELECT max(number) FROM versions AS v WHERE v.name = versions.name)"
-                " ORDER BY name",
+            return _select(db, f"WHERE {_IS_LATEST} ORDER BY name")
+
+    def heads(self) -> Heads:
+        """The latest version of each name, by name, in brief."""
+        columns = ", ".join(field.name for field in fields(Head))
+        with self._reading() as db:
+            rows = db.execute(f"SELECT {columns} FROM versions WHERE {_IS_LATEST} ORDER BY name")
+            return [Head(*row) for row in rows]
+
+    def latest_reports(self) -> Mapping[str, Reports]:
+        """What was measured on the latest version of each name, by name; a name without is left out."""
+        found: dict[str, Reports] = {}
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT name, number, body FROM reports JOIN versions USING (name, number)"
+                f" WHERE {_IS_LATEST} ORDER BY id"
             )
+            for name, number, body in rows:
+                report = records.report_of(records.loads(body, f"A report on {name}@{number}"))
+                found.setdefault(name, []).append(report)
+        return found
 
     def reports(self, version: Version) -> Reports:
         """What was measured on this version, in the order it was added."""
@@ -408,6 +441,7 @@ class Registry:
 
 _COLUMNS = "name, number, adapter_hash, base, corpus_hash, recipe, parent, created_at, details"
 _SELECT = f"SELECT {_COLUMNS} FROM versions"
+_IS_LATEST = "number = (SELECT max(number) FROM versions AS v WHERE v.name = versions.name)"
 
 
 def _version(row: tuple[Any, ...]) -> Version:
@@ -429,25 +463,42 @@ def _select(db: sqlite3.Connection, which: str, *values: str | int) -> Versions:
     return [_version(row) for row in db.execute(f"{_SELECT} {which}", values)]
 
 
+def _of_name(db: sqlite3.Connection, name: str, which: str, *values: int) -> Versions:
+    # A name that the registry would not take may not even be text that SQLite can hold.
+    return _select(db, f"WHERE name = ? {which}", name, *values) if names.fits(name) else []
+
+
 def _versions(db: sqlite3.Connection, name: str) -> Versions:
     """Every version of this name, oldest first; there is at least one, or NoSuchAdapter."""
-    # A name that the registry would not take may not even be text that SQLite can hold.
-    found = _select(db, "WHERE name = ? ORDER BY number", name) if names.fits(name) else []
-    if not found:
-        there = db.execute("SELECT DISTINCT name FROM versions ORDER BY name")
-        raise names.no_such_name(name, [row[0] for row in there])
-    return found
+    if found := _of_name(db, name, "ORDER BY number"):
+        return found
+    raise _no_such_name(db, name)
 
 
 def _latest(db: sqlite3.Connection, name: str) -> Version:
-    return _versions(db, name)[-1]
+    if found := _of_name(db, name, "ORDER BY number DESC LIMIT 1"):
+        return found[0]
+    raise _no_such_name(db, name)
+
+
+def _no_such_name(db: sqlite3.Connection, name: str) -> NoSuchAdapter:
+    """The error for an unknown name. What it may have meant is looked for among those that begin like it, unless
+    there are few."""
+    (count,) = db.execute("SELECT count(DISTINCT name) FROM versions").fetchone()
+
+    def since(start: str) -> list[str]:
+        rows = "SELECT DISTINCT name FROM versions WHERE name >= ? ORDER BY name LIMIT ?"
+        return [row[0] for row in db.execute(rows, [start, names.NEARBY])]
+
+    first = since("")
+    begun = next((begun for begun in (name[:3].lower(), name[:1].lower()) if names.fits(begun)), "")
+    return names.no_such_name(name, first, first if count <= names.NEARBY else since(begun), count)
 
 
 def _find(db: sqlite3.Connection, name: str, number: int) -> Version:
-    found = _select(db, "WHERE name = ? AND number = ?", name, number) if names.fits(name) else []
-    if not found:
-        raise names.no_such_number(name, number, [version.number for version in _versions(db, name)])
-    return found[0]
+    if found := _of_name(db, name, "AND number = ?", number):
+        return found[0]
+    raise names.no_such_number(name, number, [version.number for version in _versions(db, name)])
 
 
 def _without_sums(source: dict[str, bytes | Path]) -> dict[str, bytes | Path]:

@@ -57,15 +57,28 @@ class Settings:
 class Loop:
     """Trains one adapter that is seated in an engine; others may share its passes."""
 
-    def __init__(self, engine: Engine, seat: Seat, settings: Settings, *, data: str = "") -> None:
-        """`data` is a hash of what is trained on, so that a checkpoint made with other data is refused."""
+    def __init__(
+        self,
+        engine: Engine,
+        seat: Seat,
+        settings: Settings,
+        *,
+        data: str = "",
+        beneath: Sequence[Seat] = (),
+        frozen: tuple[str, ...] = (),
+    ) -> None:
+        """`data` is a hash of what is trained on, so that a checkpoint made with other data is refused. `beneath`:
+        what rows wear besides, and what is not trained. `frozen`: how the names of tensors end that stay as they
+        are."""
         self.engine, self.seat, self.settings, self.data = engine, seat, settings, data
+        self.beneath = tuple(beneath)
         self.last_loss = float("nan")
         self.step_number = 0
         self.notes: dict[str, Any] = {}
         """What whoever drives the loop must know to go on: JSON values, kept with the checkpoint."""
         self._gathered = 0.0
         self._stepping = False
+        self._frozen = [grad for name, grad in seat.tensors(seat.grads_P).items() if name.endswith(frozen)]
         self._flat_P = nn.Parameter(seat.values_P)
         self._flat_P.grad = seat.grads_P
         self._optimizer = torch.optim.AdamW(
@@ -80,7 +93,8 @@ class Loop:
 
     def pass_rows(self, rows: Sequence[Row], share: float) -> list[PassRow]:
         """Some of a step's rows, for a pass. `share`: one over the learnt tokens of the whole step."""
-        return [PassRow(self.seat, row.ids, row.learn, share, soft=row.soft) for row in rows]
+        worn = (*self.beneath, self.seat) if self.beneath else self.seat
+        return [PassRow(worn, row.ids, row.learn, share, soft=row.soft) for row in rows]
 
     def gather(self, loss: float) -> None:
         """Notes what a pass added to the step's loss."""
@@ -90,6 +104,8 @@ class Loop:
         """Takes one optimizer step with the gradients gathered; returns the learning rate used.
 
         Raises Diverged, and leaves the adapter as it was, where the loss or the gradient is not finite."""
+        for grad in self._frozen:  # zeros move nothing: Adam's moments stay zero too
+            grad.zero_()
         norm = torch.linalg.vector_norm(self.seat.grads_P)
         if not (math.isfinite(self._gathered) and math.isfinite(float(norm))):
             loss = self._gathered

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imprint.engine import Engine
+from imprint.engine import Engine, Seat
 from imprint.engine.passes import PassRow, Trunk
 from imprint.engine.passes import forward_backward as shared_pass
 from imprint.errors import Cancelled
 from imprint.training.batches import Row
 from imprint.training.loop import Loop, Settings, learnt_tokens
 from imprint.training.sft import Job, Progress, Trained, schedule_of, size
-from imprint.types import content_hash
+from imprint.types import Adapter, content_hash
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class Service:
             self._runs.remove(run)
             if all(r.first_block != run.first_block for r in self._runs):
                 self._trunks.pop(run.first_block, None)
-        self.engine.unload(run.loop.seat)
+        run.rise(self.engine)
         run.ticket._end(trained, error)
 
     def _trunk(self, blocks: int) -> Trunk | None:
@@ -228,30 +228,48 @@ class _Step:
     share: float = 0.0
 
 
+def _fingerprint(adapter: Adapter) -> str:
+    """A hash of what an adapter holds."""
+    held = (
+        part for name, t in sorted(adapter.tensors.items()) for part in (name, t.float().cpu().numpy().tobytes())
+    )
+    return content_hash(repr(adapter.spec), *held)
+
+
 class _Run:
     """A job on its way through its schedule."""
 
     def __init__(self, engine: Engine, job: Job, checkpoint: Path | None, progress: Progress | None) -> None:
         self.job, self.checkpoint, self.progress = job, checkpoint, progress
         self.schedule = schedule_of(job)
-        data = content_hash(repr(job.rows), repr(self.schedule))
+        data = content_hash(repr(job.rows), repr(self.schedule), *job.frozen, *map(_fingerprint, job.beneath))
         with engine.base.turns.take():  # some kinds read their material with the base
             adapter = job.spec.fresh(engine.base, seed=job.seed, material=job.material)
-        with engine.base.turns.take():  # a pass adds zeros to empty slots, which must not meet this slot's zeroing
-            seat = engine.load(adapter, trainable=True)
+        self.seats: list[Seat] = []
         try:
-            self.loop = Loop(engine, seat, Settings(lr=job.lr, steps=len(self.schedule)), data=data)
+            # A pass adds zeros to empty slots, which must not meet the zeroing of these.
+            with engine.base.turns.take():
+                self.seats.append(engine.load(adapter, trainable=True))
+                self.seats += [engine.load(other) for other in job.beneath]
+            seat, *beneath = self.seats
+            settings = Settings(lr=job.lr, steps=len(self.schedule))
+            self.loop = Loop(engine, seat, settings, data=data, beneath=beneath, frozen=job.frozen)
             if checkpoint is not None:
                 self.loop.resume(checkpoint)
         except BaseException:
-            engine.unload(seat)
+            self.rise(engine)
             raise
-        self.first_block = seat.rack.layout.first_block
+        self.first_block = min(seat.rack.layout.first_block for seat in self.seats)
         self.ticket = Ticket()
         self._step = _Step()
         self._began = self._saved = time.monotonic()
         self._done = 0
         self._next_step()
+
+    def rise(self, engine: Engine) -> None:
+        """Gives the adapters' places back."""
+        for seat in self.seats:
+            engine.unload(seat)
 
     def next_rows(self, room: int, *, alone: bool) -> list[PassRow]:
         """Rows of the present step that have room; at least one where nobody else is in the pass yet."""

@@ -58,6 +58,10 @@ class Job:
     seed: int
     documents: Sequence[Sequence[int]] = ()
     """The documents' own text in tokens, for kinds that begin from it."""
+    beneath: Sequence[Adapter] = ()
+    """Adapters that are worn with it and stay as they are: what it learns, it learns on top of them."""
+    frozen: tuple[str, ...] = ()
+    """How the names of tensors end that are not trained: low_rank.DOWN leaves every A of a LoRA as it was drawn."""
 
     @property
     def material(self) -> Material:
