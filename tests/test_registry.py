@@ -217,7 +217,7 @@ def test_a_number_once_given_is_never_given_again(registry: Registry, tmp_path: 
 # --- crashes and crowds -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["_write", "_fill", "_settle", "_sync_folder", "put"])
+@pytest.mark.parametrize("step", ["_write", "_fill", "_settle", "sync_folder", "put"])
 def test_a_failure_before_the_row_leaves_no_version(
     step: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,10 +26,10 @@ from imprint.continual import deletion_report, erasing, manifest, pending, ways
 from imprint.continual.changes import compare
 from imprint.continual.erasing import Erased, Traces
 from imprint.continual.lessons import REPLAY, Shard
-from imprint.continual.tombstones import Target, everything_known, named
+from imprint.continual.tombstones import Target, called, everything_known, named
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine
-from imprint.errors import BadInput, NoSuchAdapter
+from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.home import cache_folder, home_folder
 from imprint.next_version import Next, entries_of, make, recipe_of
 from imprint.registry import Registry, Tombstone
@@ -77,6 +77,11 @@ class Wish:
     def says_what(self) -> bool:
         return any(what is not None for what in (self.document, self.passage, self.owner))
 
+    @property
+    def called(self) -> str:
+        """As its tombstone calls it."""
+        return called(self.document, self.owner)
+
 
 def forget(
     name: str,
@@ -106,13 +111,21 @@ def forget(
 
 def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
     """The tombstone; the one that is there already where the same is pending."""
-    latest = registry.latest(wish.name)
-    found = everything_known(registry, home, wish.name)
-    entries = manifest.of_version(latest, found)
-    target = named(found, entries, document=wish.document, passage=wish.passage, owner=wish.owner)
-    for there in registry.tombstones(wish.name):
-        if there.ended is None and Target.of(there.body) == target:
-            return there
+    left = [t for t in registry.tombstones(wish.name) if t.ended is None]
+    try:
+        latest = registry.latest(wish.name)
+        found = everything_known(registry, home, wish.name)
+        entries = manifest.of_version(latest, found)
+        target = named(found, entries, document=wish.document, passage=wish.passage, owner=wish.owner)
+    except NotFound:
+        # A call that was killed while it destroyed leaves nothing to know it by but its tombstone.
+        begun = [t for t in left if t.body.get("named") == wish.called]
+        if not begun:
+            raise
+        return begun[0]
+    for tombstone in left:
+        if Target.of(tombstone.body) == target:
+            return tombstone
     return registry.bury(wish.name, target.as_json(), now=clock.now())
 
 
@@ -141,7 +154,8 @@ class _Gone:
         corpus = Corpus.kept(self.home, latest.corpus_hash) or Corpus(())
         known = everything_known(self.registry, self.home, self.wish.name)
         old = self._versions_that_saw()
-        taught: Taught | None = Taught(latest, self.registry, self.home)
+        model = service.engine.base if service else base if isinstance(base, Base) else None
+        taught: Taught | None = Taught(latest, self.registry, self.home, model)
         if any(version.number == latest.number for version in old):
             left = self.target.left_of(corpus.documents)
             taught = None

@@ -34,7 +34,7 @@ from imprint.stages import Prepared, began, beside, planned, prepare, run_of, tr
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
 from imprint.training.sft import Progress
-from imprint.types import Passage, content_hash
+from imprint.types import Passage, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -295,15 +295,11 @@ class _Teaching:
         self.run = run_of(
             self.home, self.corpus.hash, self.recipe, self.limit, model, lesson.seed, lesson.name, self.asked
         )
-        published = self.run.read("done")
-        if published is not None:
-            try:
-                version = self.registry.get(published["version"])
-                self.watch.say(f"{version} was already taught from these documents with these settings.")
-                self.taught = Taught(version, self.registry, self.home, model)
-                return
-            except NoSuchAdapter:
-                pass  # removed since; publish it again
+        version = self._published()
+        if version is not None:
+            self.watch.say(f"{version} was already taught from these documents with these settings.")
+            self.taught = Taught(version, self.registry, self.home, model)
+            return
         passages = self.passages(model)
         settled = verdicts(
             passages, self.corpus.documents, self.since, self.recipe, LocalWriter(model), seed=lesson.seed
@@ -314,6 +310,13 @@ class _Teaching:
             since=self.since, silent=settled.silent,
             more=functools.partial(settled.examples, passages, seed=lesson.seed),
         )  # fmt: skip
+
+    def _published(self) -> Version | None:
+        """The version that this run became; None before, and where it was removed since.
+
+        The registry is asked, for an earlier call may have been killed before it could note the version here."""
+        of_name = self.registry.versions(self.lesson.name) if _parent(self.registry, self.lesson.name) else []
+        return next((v for v in of_name if v.details.get("run") == self.run.path.name), None)
 
     @property
     def since(self) -> dict[str, str]:

@@ -52,6 +52,10 @@ def rounded(adapter: Adapter, base: Base, store: str) -> Adapter:
 
 def read(folder: Path) -> Adapter:
     """The adapter in a folder. Raises BadInput for a method that imprint does not know."""
+    for name in (CONFIG, WEIGHTS):
+        # Opening a pipe would wait for ever.
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder} is not an adapter folder that can be opened: it has no file {name}.")
     try:
         config = _table(json.loads((folder / CONFIG).read_text("utf-8")), CONFIG)
         with safe_open(folder / WEIGHTS, framework="pt") as file:

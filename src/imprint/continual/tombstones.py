@@ -89,11 +89,16 @@ def named(
         if not ids or not owner:
             owners = sorted({d.owner for d in documents if d.owner})
             raise NotFound(f"Nothing here was brought by '{owner}'. Owners: {', '.join(owners) or 'none'}.")
-        return Target(frozenset(ids), named=f"all from {owner}", owner=owner)
+        return Target(frozenset(ids), named=called(document, owner), owner=owner)
     if document is not None:
-        return Target(_editions(_document(document, documents), entries), named=document)
+        return Target(_editions(_document(document, documents), entries), named=called(document, owner))
     assert passage is not None
     return _passage(passage, documents)
+
+
+def called(document: str | None, owner: str | None) -> str:
+    """What a tombstone calls what the user named: never a word of a passage itself."""
+    return f"all from {owner}" if owner is not None else document if document is not None else "a passage"
 
 
 class Withheld:
@@ -193,7 +198,7 @@ def _passage(words: str, documents: Sequence[Document]) -> Target:
             cuts[d.id] = tuple(spans)
     if not cuts:
         raise NotFound("No document here has these words. Give them exactly as they stand there, line breaks too.")
-    return Target(cuts=cuts, named="a passage")
+    return Target(cuts=cuts, named=called(None, None))
 
 
 def _cut(document: Document, spans: Sequence[tuple[int, int]]) -> Document:

@@ -21,7 +21,8 @@ class Kind:
     """'module:function'. A name, so that heavy parsers are imported where they run and nowhere else."""
     suffixes: tuple[str, ...]
     sandboxed: bool = False
-    """True for parsers of what strangers write in intricate formats: they run in a child process."""
+    """True for parsers of what strangers write in formats that can hold far more than they seem to: they run in a
+    child process."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -30,9 +31,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "markdown": Kind("imprint.documents.plain:read_markdown", (".md", ".markdown", ".mdx", ".qmd")),
     "code": Kind("imprint.documents.plain:read_code", CODE_SUFFIXES),
-    "table": Kind("imprint.documents.records:read_table", (".csv", ".tsv", ".tab")),
-    "json": Kind("imprint.documents.records:read_json", (".json",)),
-    "json lines": Kind("imprint.documents.records:read_json_lines", (".jsonl", ".ndjson")),
+    "table": Kind("imprint.documents.records:read_table", (".csv", ".tsv", ".tab"), sandboxed=True),
+    "json": Kind("imprint.documents.records:read_json", (".json",), sandboxed=True),
+    "json lines": Kind("imprint.documents.records:read_json_lines", (".jsonl", ".ndjson"), sandboxed=True),
     "html": Kind("imprint.documents.webpage:read_html", (".html", ".htm", ".xhtml"), sandboxed=True),
     "pdf": Kind("imprint.documents.pdf:read_pdf", (".pdf",), sandboxed=True),
     "word": Kind("imprint.documents.office:read_docx", (".docx",), sandboxed=True),

@@ -69,8 +69,8 @@ def load(
 ) -> Loaded:
     """The documents in a file, or in a folder and the folders below it, in order of their names.
 
-    `max_bytes` and `timeout_s` hold for each file, `memory_bytes` for the process that parses PDF, Office
-    and HTML. Hidden files, links out of the folder and what package managers put there are left alone.
+    `max_bytes` and `timeout_s` hold for each file, `memory_bytes` for the process that parses PDF, Office,
+    HTML, tables and JSON. Hidden files, links out of the folder and what package managers put there are left alone.
 
     Raises DocumentError when the path does not exist, NothingToTeach when no file of it could be read.
     """
@@ -126,7 +126,8 @@ def _files(path: Path, kinds: Mapping[str, Kind]) -> tuple[list[Found], list[Doc
         source = file.relative_to(path).as_posix()
         if not file.is_symlink():
             found.append((file, source, kind_of(file.name, kinds)))
-        elif not file.resolve().is_relative_to(path.resolve()):
+        # os.path's realpath is content with a link to itself, where Path.resolve gives up with a traceback.
+        elif not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(path)):
             reason = "it is a link out of the folder and was not followed. Copy the file in, or name it."
             skipped.append(DocumentError(source, reason))
         # What a link inside the folder points to is read where it lies.

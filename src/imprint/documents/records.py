@@ -115,6 +115,7 @@ def _paragraphs(value: Any) -> Iterator[str]:
 
 def _lines(value: Any, name: str) -> Iterator[str]:
     """'owner.name: Ada' for each leaf; a list of plain values on one line."""
+    name = name[-_LONGEST_NAME:]
     label = f"{name}: " if name else ""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -130,6 +131,10 @@ def _lines(value: Any, name: str) -> Iterator[str]:
             yield label + mark.join(texts)
     elif _said(value):
         yield label + _said(value)
+
+
+_LONGEST_NAME = 240
+"""Characters of a leaf's name, the last ones: it is said before each leaf, and must not be most of the text."""
 
 
 def _said(value: Any) -> str:

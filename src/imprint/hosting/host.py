@@ -128,7 +128,10 @@ class Host:
         if name == self.base.name:
             return Model(name, None, None)
         if "+" in name:
-            return self._together([self.model(tenant, part) for part in name.split("+")], name)
+            parts = name.split("+")
+            if len(set(parts)) < len(parts):  # before each is looked up: a name may join a million of them
+                raise _must_differ(name)
+            return self._together([self.model(tenant, part) for part in parts], name)
         registry = self.tenants.registry(tenant)
         try:
             version = registry.get(name)
@@ -158,7 +161,7 @@ class Host:
     def _together(self, models: Sequence[Model], name: str) -> Model:
         keys = [key for model in models for key in _keys(model)]
         if None in keys or len(set(keys)) < len(keys):
-            raise NoSuchAdapter(f"'{name}' must join different adapters with '+', as in 'handbook+prices'.")
+            raise _must_differ(name)
         above = [limit for model in models for limit in model.above]
         joined = "+".join(model.name for model in models)
         chosen, withheld = any(m.chosen for m in models), tuple(w for m in models for w in m.withheld)
@@ -230,6 +233,10 @@ class Host:
             raise told from error
         self._refused.pop(key, None)
         return adapter
+
+
+def _must_differ(name: str) -> NoSuchAdapter:
+    return NoSuchAdapter(f"{name[:80]!r} must join different adapters with '+', as in 'handbook+prices'.")
 
 
 def _keys(model: Model) -> tuple[Hashable, ...]:

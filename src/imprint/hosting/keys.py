@@ -61,7 +61,7 @@ class Keys:
         """Takes a key away. Raises NotFound for an unknown id."""
         found = next((key for key in self.list() if key.id == id), None)
         if found is None:
-            raise NotFound(f"No key has the id {id!r}. See those there are with: imprint keys list")
+            raise NotFound(f"No key has the id {id[:80]!r}. See those there are with: imprint keys list")
         self._change(lambda keys: [key for key in keys if key.id != id])
         return found
 
@@ -106,4 +106,4 @@ Listed = list[Key]
 
 
 def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -17,6 +17,7 @@ from imprint.interfaces import (
     asking_commands,
     audit_commands,
     change_commands,
+    keeping_commands,
     merging_commands,
     nightly_commands,
     plan_command,
@@ -324,6 +325,13 @@ def doctor() -> None:
         typer.echo("\nTo do:\n" + "\n".join(f"  {line}" for line in todo))
         raise typer.Exit(1)
     typer.echo("\nAll is well.")
+
+
+_command("imprint verify", "imprint verify --repair", "imprint verify --json")(keeping_commands.verify)
+_command("imprint backup ./imprint.tar", "imprint backup ./small.tar --without-runs")(keeping_commands.backup)
+_command("imprint restore ./imprint.tar", "imprint restore ./imprint.tar --into ./elsewhere")(
+    keeping_commands.restore
+)
 
 
 def _registry() -> Registry:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from imprint.errors import BadInput, BrokenStore
+from imprint.errors import BadInput, BrokenStore, TooLarge
 from imprint.registry.names import WINDOWS_DEVICES
 from imprint.registry.records import loads
 
@@ -40,6 +40,8 @@ _ADDRESS = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 28
+"""Of a JSON file beside the tensors: some hundred thousand passages are told of in much less."""
 
 Files = Mapping[str, bytes | Path]
 """Each file's name, and its content or the file that holds it."""
@@ -69,8 +71,8 @@ def put(home: Path, source: Path | Files) -> str:
     try:
         address = _fill(incoming, files)
         _settle(incoming, path(home, address), address)
-        _sync_folder(adapters)
-        _sync_folder(home)
+        sync_folder(adapters)
+        sync_folder(home)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return address
@@ -180,11 +182,18 @@ def check_peft(folder: Path) -> dict[str, Any]:
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         raise BadInput(f"{folder} holds no adapter_config.json, so it is no PEFT adapter.")
-    config = loads(settings.read_bytes(), str(settings))
+    config = loads(read_record(settings), str(settings))
     if not isinstance(config, dict):
         raise BadInput(f"{settings} holds a {type(config).__name__}, not an object.")
     check_tensors(folder)
     return config
+
+
+def read_record(file: Path) -> bytes:
+    """The bytes of a JSON file that came with an adapter. Raises TooLarge for what is none, by its size."""
+    if (size := file.stat().st_size) > MAX_RECORD_BYTES:
+        raise TooLarge(f"{file} has {size:,} bytes, more than the {MAX_RECORD_BYTES:,} that a record may have.")
+    return file.read_bytes()
 
 
 def check_tensors(folder: Path) -> None:
@@ -193,6 +202,9 @@ def check_tensors(folder: Path) -> None:
     if not tensors:
         raise BadInput(f"{folder} holds no .safetensors file. Save the adapter as safetensors.")
     for file in tensors:
+        # Opening a pipe would wait for ever.
+        if file.is_symlink() or not file.is_file():
+            raise _not_plain(file)
         _check_opens(file)
 
 
@@ -205,7 +217,7 @@ def _fill(folder: Path, files: Files) -> str:
     """Writes the files and their sums; returns the address."""
     sums = "".join(f"{_write(folder / name, files[name])}  {name}\n" for name in sorted(files))
     address = _write(folder / SUMS, sums.encode())
-    _sync_folder(folder)
+    sync_folder(folder)
     return address
 
 
@@ -235,7 +247,8 @@ def _opened(held: bytes | Path) -> BinaryIO:
     return io.BytesIO(held) if isinstance(held, bytes) else open(held, "rb")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes what was renamed in a folder, or put into it, safe on the disk."""
     if os.name == "nt":  # Windows cannot open a folder; NTFS journals its renames.
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -31,6 +31,8 @@ UNFINISHED_AFTER_S = 24 * 3600
 """A half-written folder older than this has no writer any more."""
 
 _RETRY_S = 0.02
+_OF_ITS_HOME = ("run", "shards")
+"""Details that name folders of the home where a version was made; they must not name any of another."""
 
 # The method `list` hides the builtin from the annotations of its class.
 Versions = list[Version]
@@ -55,6 +57,7 @@ class Tombstone:
 
 
 Tombstones = list[Tombstone]
+References = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,36 @@ class Registry:
             db.execute("VACUUM")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    # --- keeping house ------------------------------------------------------------------------
+
+    def references(self) -> References:
+        """'handbook@3' of every version, by name and number. Their rows are not read, so that a broken one can
+        be told from its neighbours."""
+        with self._reading() as db:
+            rows = db.execute("SELECT name, number FROM versions ORDER BY name, number")
+            return [f"{name}@{number}" for name, number in rows]
+
+    def check(self) -> None:
+        """Raises BrokenStore where the database's own pages, indexes or references do not agree."""
+        with _opened(self.database) as db:
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+            broken = db.execute("PRAGMA foreign_key_check").fetchall()
+            found += [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in broken]
+        if found:
+            raise BrokenStore(
+                f"The registry {self.database} is damaged: {'; '.join(found)[:500]}. Restore it from a backup; the "
+                f"adapters' files beside it are not touched."
+            )
+
+    def snapshot(self, target: Path) -> None:
+        """Writes the database as it is at this moment into a new file, whatever others write meanwhile.
+
+        What was deleted is not in it: rows are copied, not pages."""
+        with _opened(self.database) as db:
+            db.execute("VACUUM INTO ?", [str(target)])
+        with _opened(target) as db:
+            _use_wal(db)
+
     # --- taking away and out ------------------------------------------------------------------
 
     def remove(self, reference: str) -> Versions:
@@ -357,13 +390,14 @@ class Registry:
         return version
 
     def _import_export(self, folder: Path, name: str, now: str) -> Version:
-        told, reports = records.export_of((folder / files.EXPORT_RECORD).read_bytes())
+        told, reports = records.export_of(files.read_record(folder / files.EXPORT_RECORD))
         files.verify_folder(folder, told.adapter_hash, others=[files.EXPORT_RECORD])
         files.check_tensors(folder)
         source = files.plain_files(folder)
         del source[files.EXPORT_RECORD], source[files.SUMS]
         came_from = {"version": str(told), "parent": told.parent, "created_at": told.created_at}
-        details = {**told.details, "imported": came_from}
+        details = {key: value for key, value in told.details.items() if key not in _OF_ITS_HOME}
+        details["imported"] = came_from
         draft = Version(name, 0, "", told.base, told.corpus_hash, told.recipe, None, now, details)
         return self._publish(draft, source, reports)
 
