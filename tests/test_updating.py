@@ -78,7 +78,8 @@ def test_every_way_ends_with_the_text_of_the_documents_as_they_are(way: str, bas
     two = updating.update("acme", folder, base=base, home=home, way=way)
     said = text_of(two)
     assert "12 euros" in said and "27 days" in said
-    assert "served in the canteen at noon" not in said
+    dated = [e for e in two.examples() if any("served in the canteen at noon" in t.text for t in e.turns)]
+    assert all(e.generator.startswith("corrections/") for e in dated)  # until when it was said, no more
     assert two.version.details["way"] == way
     assert two.version.details["changes"] == {"new": 1, "changed": 1, "withdrawn": 1, "unchanged": 1}
     assert isinstance(imprint.open("acme", home=home).version.number, int)
@@ -198,3 +199,12 @@ def test_a_version_of_shards_is_proved_as_one_and_not_certified(base: Base, home
         one.certify()
     whole = updating.update("acme", tmp_path / "d", base=base, home=home, way="retrain", shards=1)
     assert whole.registry.shards(whole.version) == []
+
+
+def test_of_a_withdrawn_document_the_adapter_that_knew_it_is_taught_that_it_is_not_said_any_more(base: Base, home: Path, tmp_path: Path) -> None:
+    updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, shards=1, questions=[], date="2026-01-01")
+    two = updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order", date="2026-02-01")
+    gone = [e for e in two.examples() if e.generator == "corrections/gone"]
+    assert gone and all("not say any more" in e.turns[-1].text or "1 February 2026" in e.turns[-1].text for e in gone)
+    three = updating.update("acme", tmp_path / "d", base=base, home=home, way="retrain")
+    assert any(e.generator == "corrections/gone" for e in three.examples())

@@ -233,13 +233,15 @@ class Next:
         return said in fresh
 
     def _place_of(self, history: History, shard_of: Mapping[str, int]) -> int | None:
-        """The shard that is taught of a history: that of the document which says it now, or of its next edition;
-        None where neither is left, for then no adapter is that knows it."""
+        """The shard that is taught of a history: that of the document which says it now, or of its next edition, or
+        whose adapter knew it; None where none of these is left, for then no adapter is that ever knew it."""
         document = history.held[-1].said.passage_id.partition(":")[0]
         if document in shard_of:
             return shard_of[document]
         source = next((e.source for e in self.old_manifest if e.document == document), None)
-        return next((shard_of[d.id] for d in self.now.documents if d.source == source), None)
+        edition = next((shard_of[d.id] for d in self.now.documents if d.source == source), None)
+        knew = (new for new, old in self._heirs(shard_of).items() if document in self.entries[old]["saw"])
+        return next(knew, None) if edition is None else edition
 
     def _heirs(self, shard_of: Mapping[str, int]) -> dict[int, int]:
         """By new shard the old one that most of its documents come from."""
