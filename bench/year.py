@@ -281,46 +281,55 @@ def report(options: argparse.Namespace) -> None:
     header = json.loads((options.work / "in_order.json").read_text("utf-8"))
     header.pop("rows")
     results = Results(options.json, header)
+    paired = []
     for month in options.retrained:
         truth = arms["retrain"].get(f"retrain {first_day(month)}")
-        if truth is None:
-            continue
-        for arm in ("in_order", "shards"):
+        for arm in ("in_order", "shards") if truth is not None else ():
             row = arms[arm].get(f"{arm} {first_day(month)}")
             if row is not None:
-                results.add(_beside(arm, month, row, truth, arms[arm]))
-    for rows in arms.values():
-        for row in rows.values():
-            results.add({k: v for k, v in row.items() if k != "scores"} | {"scores": _without_marks(row["scores"])})
-    shown = [
-        {"row": r["row"], **{g: s["score"] for g, s in r["scores"].items()}, "tokens": r.get("tokens")}
-        for r in results.rows
-        if "scores" in r
+                paired.append(_beside(arm, month, row, truth, arms[arm]))
+    for row in [*paired, *(row for rows in arms.values() for row in rows.values())]:
+        results.add(row | ({"scores": _without_questions(row["scores"])} if "scores" in row else {}))
+    shown = [r | {g: s["score"] for g, s in r["scores"].items()} for r in results.rows if "scores" in r]
+    results.show("right by group (superseded: still said)", ["row", *GROUPS, "perplexity", "tokens"], shown)
+    flat = [
+        {"row": r["row"], "compute": r["compute"]} | {g: _short(s) for g, s in r["less"].items()} for r in paired
     ]
-    results.show("right by group (superseded: still said)", ["row", *GROUPS, "tokens"], shown)
-    paired = [r for r in results.rows if "less_retrained" in r]
-    results.show(
-        "against retraining",
-        list(paired[0]) if paired else ["row"],
-        [{k: str(v) for k, v in r.items()} for r in paired],
-    )
+    results.show("less the retrained one, in points", list(flat[0]) if flat else ["row"], flat)
+    results.show("changed facts that it has right, kept", ["row", "kept"], [
+        {"row": r["row"], "kept": f"{_short(r['flipped_kept'])} of {r['flipped_kept']['n']}"} for r in paired
+    ])  # fmt: skip
+
+
+def _short(score: Mapping[str, float]) -> str:
+    return f"{score['score'] * 100:.1f} [{score['low'] * 100:.1f}, {score['high'] * 100:.1f}]"
 
 
 def _beside(arm: str, month: int, row: Any, truth: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm less the retrained one, and what it took."""
-    differences = {
-        g: _difference(row["scores"][g], truth["scores"][g]) for g in truth["scores"] if g in row["scores"]
-    }
+    """An arm less the retrained one, and what it took; `current` is all facts that hold, each asked once."""
+    scores, theirs = (dict(r["scores"]) for r in (row, truth))
+    for some in (scores, theirs):
+        some["current"] = _pooled([some[g] for g in ("flipped", "untouched", "new") if g in some])
     made = [r for r in rows.values() if "tokens" in r and 0 < r["month"] <= month]
     foreseen = sum(r["foreseen"]["retrain"]["trained_tokens"] for r in made)
     return {
         "row": f"{arm} less retrain, {first_day(month)}",
-        "less_retrained": differences,
+        "less": {g: _difference(scores[g], theirs[g]) for g in ("current", *GROUPS) if g in scores and g in theirs},
+        "current": {name: _pooled_score(some["current"]) for name, some in ((arm, scores), ("retrain", theirs))},
         "flipped_kept": _kept(row["scores"]["flipped"], truth["scores"]["flipped"]),
         "tokens": sum(r["tokens"] for r in made),
         "retraining_each_time": foreseen,
         "compute": sum(r["tokens"] for r in made) / max(1, foreseen),
     }
+
+
+def _pooled(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: [value for score in scores for value in score[key]] for key in ("marks", "asked")}
+
+
+def _pooled_score(pooled: Mapping[str, Any]) -> dict[str, Any]:
+    found = _scored(pooled["marks"], [])
+    return {key: found[key] for key in ("score", "low", "high", "n")}
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
@@ -337,7 +346,7 @@ def _kept(one: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, float]:
     return {key: found[key] for key in ("score", "low", "high", "n")}
 
 
-def _without_marks(scores: Mapping[str, Any]) -> dict[str, Any]:
+def _without_questions(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {g: {k: v for k, v in s.items() if k != "asked"} for g, s in scores.items()}
 
 
