@@ -82,7 +82,7 @@ def test_a_version_that_loses_what_was_known_is_held_back(base: Base, home: Path
     scores = iter(["27 days"] * 4 + ["27 days"] * 4 + ["no idea"] * 4)
     from imprint.types import Text
 
-    monkeypatch.setattr("imprint.continual.probing.LocalWriter.write", lambda self, prompts, seed: [Text(next(scores)) for _ in prompts])
+    monkeypatch.setattr("imprint.writers.local.LocalWriter.write", lambda self, prompts, seed: [Text(next(scores)) for _ in prompts])
     with pytest.raises(HeldBack, match="4 of 4 questions"):
         updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
     assert str(Registry(home).latest("acme")) == "acme@1"

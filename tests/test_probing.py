@@ -41,7 +41,7 @@ def questions_that(engine: Engine, adapter: Adapter) -> list[Question]:
 
 def test_an_adapter_that_changes_nothing_is_not_held(tiny_base: Base) -> None:
     engine = Engine(tiny_base)
-    found = probe(engine, None, fresh(tiny_base), questions_that(engine, fresh(tiny_base)))
+    found = probe(engine, (), [fresh(tiny_base)], questions_that(engine, fresh(tiny_base)))
     assert not found.held and found.before == found.after == found.base and found.after.value == 1
     assert found.general.value == pytest.approx(1) and not found.lost
 
@@ -49,11 +49,11 @@ def test_an_adapter_that_changes_nothing_is_not_held(tiny_base: Base) -> None:
 def test_right_answers_that_become_wrong_hold_an_adapter(tiny_base: Base) -> None:
     engine = Engine(tiny_base)
     asked = questions_that(engine, fresh(tiny_base))
-    found = probe(engine, fresh(tiny_base), wild(tiny_base), asked)
+    found = probe(engine, [fresh(tiny_base)], [wild(tiny_base)], asked)
     assert found.held and len(found.lost) > 1 and found.change.value < 0
     assert f"{len(found.lost)} of {len(asked)} questions" in found.reasons[0]
     generous = Limits(lost=1, worse=1e9)
-    assert not probe(engine, fresh(tiny_base), wild(tiny_base), asked, limits=generous).held
+    assert not probe(engine, [fresh(tiny_base)], [wild(tiny_base)], asked, limits=generous).held
 
 
 def test_a_known_wrong_value_in_the_place_of_a_right_one_is_counted(tiny_base: Base) -> None:
@@ -61,28 +61,29 @@ def test_a_known_wrong_value_in_the_place_of_a_right_one_is_counted(tiny_base: B
     right = questions_that(engine, fresh(tiny_base))
     said = questions_that(engine, wild(tiny_base))
     asked = [replace(q, wrong=w.answers) for q, w in zip(right, said, strict=True)]
-    found = probe(engine, None, wild(tiny_base), asked, limits=Limits(lost=1, spared=0, worse=1e9))
+    found = probe(engine, (), [wild(tiny_base)], asked, limits=Limits(lost=1, spared=0, worse=1e9))
     assert found.hostile == len(found.lost) > 0 and "known to be wrong" in found.reasons[0]
 
 
 def test_the_present_version_is_what_a_new_one_is_held_against(tiny_base: Base) -> None:
     engine = Engine(tiny_base)
     asked = questions_that(engine, wild(tiny_base))
-    found = probe(engine, wild(tiny_base), wild(tiny_base), asked)
+    found = probe(engine, [wild(tiny_base)], [wild(tiny_base)], asked)
     assert not found.held and found.base.value < found.before.value == 1
 
 
 def test_speaking_worse_in_general_holds_an_adapter(tiny_base: Base) -> None:
     engine = Engine(tiny_base)
     # A random base reads a general text better with this adapter on than without.
-    found = probe(engine, wild(tiny_base, 5), fresh(tiny_base), questions_that(engine, fresh(tiny_base)))
+    asked, strict = questions_that(engine, fresh(tiny_base)), Limits(worse=1.05)
+    found = probe(engine, [wild(tiny_base, 5)], [fresh(tiny_base)], asked, limits=strict)
     assert found.won > 0 and not found.lost and found.general.value > 1.05
     assert found.held and "general text" in found.reasons[0]
 
 
 def test_a_probe_needs_an_answer(tiny_base: Base) -> None:
     with pytest.raises(BadInput, match="no question has a right answer"):
-        probe(Engine(tiny_base), None, fresh(tiny_base), [Question("Who?", ())])
+        probe(Engine(tiny_base), (), [fresh(tiny_base)], [Question("Who?", ())])
 
 
 def test_limits_that_mean_nothing_are_refused() -> None:

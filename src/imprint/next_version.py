@@ -34,7 +34,7 @@ from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
-from imprint.types import Adapter, Document, Example, Version, content_hash
+from imprint.types import Document, Example, Version, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
 from imprint.writing import is_silent
@@ -96,13 +96,8 @@ class Next:
         """Ids of old passages of which no example may be kept, though their words still stand."""
         return frozenset()
 
-    def check(self, engine: Engine, place: int, trained: Adapter) -> None:
-        """Raises HeldBack where what was trained for a shard is not to be published."""
-
-    def heir_of(self, place: int) -> int | None:
-        """The adapter of the version before from which a shard's documents come."""
-        shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
-        return self._heirs(shard_of).get(place)
+    def check(self, engine: Engine, folders: Sequence[Path]) -> None:
+        """Raises HeldBack where what lies in these folders is not to be published."""
 
     def unchanged(self) -> bool:
         """Whether the version before is the next one."""
@@ -353,6 +348,8 @@ class Next:
     def publish(self, engine: Engine) -> None:
         """Publishes the version. Raises what ended one of its trainings otherwise."""
         places: list[Path | str] = [self._place(part, engine) for part in self.parts]
+        folders = [place if isinstance(place, Path) else self.registry.folder_at(place) for place in places]
+        self.check(engine, folders)
         told: dict[str, Any] = {
             "base": engine.base.name,
             "corpus_hash": self.now.hash,
@@ -361,10 +358,8 @@ class Next:
             "details": self.details(engine.base),
             "now": clock.now(),
         }
-        if len(places) == 1:
-            (place,) = places
-            folder = place if isinstance(place, Path) else self.registry.folder_at(place)
-            version = self.registry.publish(self.name, folder, **told)
+        if len(folders) == 1:
+            version = self.registry.publish(self.name, folders[0], **told)
         else:
             version = self.registry.publish_shards(self.name, places, **told)
         for part in self.parts:
@@ -380,7 +375,6 @@ class Next:
         assert part.run is not None
         trained = part.ticket.result()
         adapter = adapter_folder.rounded(trained.adapter, engine.base, self.recipe.store)
-        self.check(engine, self.parts.index(part), adapter)
         with engine.attached(adapter) as seat:
             part.entry["router"] = {"threshold": choice.threshold(engine, seat)}
         part.entry |= {"tokens": trained.tokens, "steps": trained.steps, "seconds": round(trained.seconds, 1)}

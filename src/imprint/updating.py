@@ -37,7 +37,7 @@ from imprint.registry import check_name
 from imprint.stages import Prepared, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
-from imprint.types import Adapter, Document, Version
+from imprint.types import Document, Version
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -227,7 +227,7 @@ class _Updating(Next):
             personal_data.settle(come, self.wanted.personal, self.watch.say)
             super().prepare(engine)
 
-    def check(self, engine: Engine, place: int, trained: Adapter) -> None:
+    def check(self, engine: Engine, folders: Sequence[Path]) -> None:
         """Raises HeldBack where others' documents are new in it and it loses too much of what is known."""
         come = [*self.changes.new, *(new for _, new in self.changes.changed)]
         asked = [q for q in self.asked if q.answers]
@@ -236,9 +236,12 @@ class _Updating(Next):
         if not asked:
             self.watch.say("Others' documents come in, and nothing is there to probe with: give --questions.")
             return
-        heir = self.heir_of(place)
-        before = None if heir is None else adapter_folder.read(self.registry.folders(self.parent)[heir])
-        found = probe(engine, before, trained, asked, seed=self.seed)
+        self.watch.stage("Probing what is known")
+        before, after = (
+            [adapter_folder.read(folder) for folder in some]
+            for some in (self.registry.folders(self.parent), folders)
+        )
+        found = probe(engine, before, after, asked, seed=self.seed)
         if found.held:
             raise HeldBack(
                 f"The next version of {self.name} is not published: {' '.join(found.reasons)} Take back what was "
