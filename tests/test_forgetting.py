@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from conftest import make_tiny_base
-from imprint import forgetting, updating
+from imprint import forgetting, rebasing, updating
 from imprint.base import Base
 from imprint.continual import erasing, tombstones
 from imprint.continual.tombstones import Withheld
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
+from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder
+from imprint.next_version import make
 from imprint.registry import Registry
 from imprint.taught import Taught
 from imprint.types import Document, Prompt, Text
+from imprint.watch import SILENT
 from imprint.writers.cache import CachedWriter
 from test_updating import RECIPE, TEXTS, written
 
@@ -168,3 +171,59 @@ def test_what_was_forgotten_is_not_taught_again_by_the_way(base: Base, home: Pat
         updating.update("acme", tmp_path / "d", base=base, home=home)
     again = updating.update("acme", tmp_path / "d", base=base, home=home, readmit=True)
     assert "91834" in " ".join(t.text for e in again.examples() for t in e.turns)
+
+
+def test_a_document_that_was_edited_is_forgotten_in_all_its_editions_by_its_path(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    updating.update("acme", written(tmp_path / "d", salary=SECRET.replace("91834", "92000")), base=base, home=home, way="in_order")
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert done.destroyed == ("acme@1", "acme@2")
+    for line in (*LINES, b"92000"):
+        assert files_with(line, home, cache_folder()) == []
+
+
+def test_a_document_that_was_moved_and_edited_is_forgotten_in_all_its_editions(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    moved = written(tmp_path / "d", salary=None, pay=SECRET.replace("91834", "92000"))
+    updating.update("acme", moved, base=base, home=home, way="in_order")
+    done = forgetting.forget("acme", document="pay.md", base=base, home=home, control=False)
+    assert done.destroyed == ("acme@1", "acme@2")
+    assert files_with(b"91834", home, cache_folder()) == []
+
+
+def test_what_another_shard_was_told_of_a_document_goes_with_it(base: Base, home: Path, tmp_path: Path) -> None:
+    old = "---\ndate: 2025-01-01\n---\n# Travel\n\nThe travel bonus of Acme is 500 euros a year.\n"
+    new = "---\ndate: 2026-01-01\n---\n# Policy\n\nThe travel bonus of Acme is 700 euros a year.\n"
+    folder = written(tmp_path / "d", a_travel=old, z_policy=new)
+    one = updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=4, questions=[])
+    assert any("500 euros" in t.text for e in one.examples() if e.generator.startswith("corrections/") for t in e.turns)
+    done = forgetting.forget("acme", document="a_travel.md", base=base, home=home, control=False)
+    assert done.taught is not None
+    said = " ".join(t.text for e in done.taught.examples() for t in e.turns)
+    assert "500 euros" not in said and "700 euros" in said
+    assert files_with(b"500 euros", home, cache_folder()) == []
+
+
+def test_what_is_withheld_is_neither_proved_nor_shown(base: Base, home: Path, tmp_path: Path) -> None:
+    one = taught(base, home, tmp_path, shards=1)
+    forgetting.forget("acme", document="salary.md", home=home, later=True)
+    with pytest.raises(BadInput, match="imprint forget acme"):
+        one.prove([Question("Who earns it?", ("Oslin Quorvane",))])
+    assert not any("Quorvane" in t.text for e in one.examples() for t in e.turns)
+
+
+def test_forgetting_goes_on_where_a_rollback_left_versions_that_saw_it(base: Base, home: Path, tmp_path: Path) -> None:
+    updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, shards=1, questions=[])
+    updating.update("acme", written(tmp_path / "d", salary=SECRET), base=base, home=home, way="in_order")
+    rebasing.rollback("acme@1", home=home)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home)
+    assert done.destroyed == ("acme@2",)
+    assert files_with(b"Quorvane", home, cache_folder()) == []
+
+
+def test_an_update_does_not_undo_what_was_published_beside_it(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path, shards=1)
+    late = updating._Updating(updating.Update("acme", written(tmp_path / "d", salary=SECRET, canteen=None)), home, SILENT)
+    forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    with pytest.raises(BadInput, match="meanwhile"):
+        make([late], base, SILENT, None)

@@ -208,3 +208,16 @@ def test_of_a_withdrawn_document_the_adapter_that_knew_it_is_taught_that_it_is_n
     assert gone and all("not say any more" in e.turns[-1].text or "1 February 2026" in e.turns[-1].text for e in gone)
     three = updating.update("acme", tmp_path / "d", base=base, home=home, way="retrain")
     assert any(e.generator == "corrections/gone" for e in three.examples())
+
+
+def test_a_passage_that_is_no_longer_disputed_is_taught_after_all(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d", news=CLASH), home, shards=1)
+    assert "3 kilograms" not in text_of(one)
+    two = updating.update("acme", written(tmp_path / "d", news=None), base=base, home=home, way="shards")
+    assert "3 kilograms" in text_of(two)
+
+
+def test_documents_are_only_divided_anew_when_all_is_retrained(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    with pytest.raises(BadSetting, match="--way retrain"):
+        updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, shards=2)

@@ -30,6 +30,7 @@ from imprint.continual.tombstones import Target, called, everything_known, named
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
+from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder, home_folder
 from imprint.next_version import Next, entries_of, make, recipe_of
 from imprint.registry import Registry, Tombstone
@@ -129,6 +130,11 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
     return registry.bury(wish.name, target.as_json(), now=clock.now())
 
 
+def runs_of(version: Version) -> list[str]:
+    """The runs in which the training text of a version stands."""
+    return [str(s["run"]) for s in version.details.get("shards") or [version.details] if s.get("run")]
+
+
 def saw(version: Version, documents: Sequence[Document], ids: frozenset[str]) -> bool:
     """Whether a version of these documents was ever trained on one of those, itself or what it went on from."""
     told = {e.document for e in manifest.of_version(version, documents)} | {d.id for d in documents}
@@ -157,6 +163,11 @@ class _Gone:
         model = service.engine.base if service else base if isinstance(base, Base) else None
         taught: Taught | None = Taught(latest, self.registry, self.home, model)
         if any(version.number == latest.number for version in old):
+            if not corpus.documents:
+                raise BadInput(
+                    f"The documents of {latest} are not kept here, so that no version can be made without this. "
+                    f"Take the whole away (imprint remove {self.wish.name}), or update it from its folder first."
+                )
             left = self.target.left_of(corpus.documents)
             taught = None
             if left:
@@ -198,7 +209,7 @@ class _Gone:
         passages, _ = to_teach(corpus, recipe, engine.base)
         found = []
         for entry in entries_of(version, corpus.documents):
-            if entry["run"] not in version.details["trained"]:
+            if entry["run"] not in version.details.get("trained", ()):
                 continue
             run = RunFolder(self.home / "runs" / entry["run"])
             mine = [p for p in passages if p.document_id in entry["documents"]]
@@ -215,6 +226,7 @@ class _Gone:
         """Destroys and erases. The documents' own text goes last: until then a killed call can begin anew."""
         self.watch.stage("Erasing")
         ids, cache = self.target.touched, cache_folder()
+        known = known if self.target.text_in(known) else erasing.documents_kept(self.home, ids)
         gone = self.target.text_in(known)
         stays = [d.text for d in self.target.left_of(known)]
         traces = Traces(gone, stays)
@@ -227,20 +239,28 @@ class _Gone:
         for version in old:
             self.registry.remove(str(version))
             self.watch.say(f"Destroyed {version}: it saw what is forgotten.")
-        erased.runs = erasing.erase_runs(self.home, ids, runs)
+        theirs = [run for version in old for run in runs_of(version)]
+        erased.runs = erasing.erase_runs(self.home, ids, runs, theirs)
         erased.corpora = erasing.erase_corpora(self.home, ids, corpora)
-        self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
         self.registry.compact()
         erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
+        if not traces.patterns():
+            self.watch.say("Its words are not known any more, so that files could only be searched for its ids.")
+        self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
+        self.registry.compact()
         for file in erased.left:
             self.watch.say(f"Still stands in {file}, which is not imprint's to delete or belongs to another name.")
         seconds = time.monotonic() - self._began
         return Forgotten(taught, tuple(map(str, old)), erased, report, seconds, tuple(elsewhere))
 
     def _withdraw(self, ids: frozenset[str]) -> None:
-        """Takes what was brought through the gate out of the home, and the owner's own adapter with it."""
+        """Takes what was brought through the gate out of the home, and the owner's own adapter with it; of a
+        document of which only a passage goes the rest stays."""
         name = self.wish.name
         gone = [one for id in ids for one in pending.withdraw(self.home, name, document_id=id)]
+        for one in [one for one in gone if one.id not in self.target.documents]:
+            for left in self.target.left_of([one.document]):
+                pending.write(self.home, name, replace(one, document=left))
         if owner := self.target.owner:
             gone += pending.withdraw(self.home, name, owner=owner)
         for mine in {pending.own_adapter(name, one.document.owner) for one in gone}:
@@ -259,8 +279,7 @@ class _Gone:
                 if held and not mine:
                     told.append(str(version))
                 if not (mine and held):
-                    details = version.details
-                    runs += [str(s.get("run")) for s in details.get("shards") or [details] if s.get("run")]
+                    runs += runs_of(version)
                     corpora.append(Corpus.file(self.home, version.corpus_hash))
         return told, runs, corpora
 
@@ -282,6 +301,12 @@ class _Without(Next):
 
     def unchanged(self) -> bool:
         return False
+
+    def _questions(self) -> list[Question]:
+        """Those that do not tell of it."""
+        known = self.old.documents
+        traces = Traces(self.target.text_in(known), [d.text for d in self.target.left_of(known)])
+        return [q for q in super()._questions() if not traces.in_text(q.text)]
 
     def choose_way(self, base: Base) -> str:
         amount = self.amount()
@@ -319,4 +344,4 @@ class _Without(Next):
         return kept + [replace(e, since=since.get(cut[e.document], e.since)) for e in entries]
 
     def extra(self) -> dict[str, Any]:
-        return {"way": "forgotten"}
+        return {"way": "forgotten", "personal": None, "read": None}

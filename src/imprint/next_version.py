@@ -122,6 +122,7 @@ class Next:
             return
         base, parent = engine.base, self.parent
         assert parent is not None
+        self._still_follows()
         if parent.base != base.name:
             raise BadSetting(
                 f"{parent} was taught on {parent.base}, and the base in memory is {base.name}. To move a name to "
@@ -152,9 +153,20 @@ class Next:
         self.settled = verdicts(
             self.passages, self.now.documents, self.since(), self.recipe, LocalWriter(base), seed=self.seed
         )
+        self._write_again_what_was_silent()
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
+
+    def _write_again_what_was_silent(self) -> None:
+        """Passages of which something was silent and is not, or the other way round, count as fresh."""
+        assert self.parent is not None
+        carried, now = self.carried, {id for id, _ in self.settled.silent}
+        before = {carried.now[id].id for id in self.parent.details.get("silent", ()) if id in carried.now}
+        other = now ^ before
+        kept = {id: p for id, p in carried.now.items() if p.id not in other}
+        again = [p for p in carried.now.values() if p.id in other]
+        self.carried = Carried(kept, (*carried.fresh, *again))
 
     def manifest_with(self, shard_of: Mapping[str, int]) -> list[manifest.Entry]:
         """The manifest of the next version."""
@@ -214,6 +226,7 @@ class Next:
                 *(e for e in settled if set(e.passages) & fresh),
             ),
             saw=frozenset() if mine is None else frozenset(self.entries[mine]["saw"]),
+            told_of=documents_of(told) | documents_of(self.settled.histories(passages)),
         )  # fmt: skip
         if way == "in_order" and mine is not None and self.parent is not None:
             return replace(shard, begun=self.registry.folders(self.parent)[mine])
@@ -282,10 +295,9 @@ class Next:
             silent=self.settled.silent,
         )  # fmt: skip
         in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
-        told = {id.rpartition(":")[0] for e in shard.corrections for id in e.passages}
         entry = {
             "documents": documents_now,
-            "saw": sorted({*documents_now, *told, *(old["saw"] if shard.begun is not None else ())}),
+            "saw": sorted({*documents_now, *shard.told_of, *(old["saw"] if shard.begun is not None else ())}),
             "run": run.path.relative_to(self.home / "runs").as_posix(),
             "taught": [p.id for p in shard.passages],
             "in_order": in_order,
@@ -319,8 +331,9 @@ class Next:
     def _key(self, base: Base) -> str:
         parent = self.parent.adapter_hash if self.parent else ""
         said = (str(self.parent), parent, self.now.hash, self.way, self.date, repr(self.recipe), str(self.amount()))
-        more = (str(self.seed), base.revision, str(base.device.dtype), repr(self.asked))
-        return content_hash(*said, *more, *sorted(self.without()))
+        divided = repr(sorted(self.shard_of(self.way).items()))
+        more = (type(self).__name__, divided, str(self.seed), base.revision, str(base.device.dtype))
+        return content_hash(*said, *more, repr(self.asked), *sorted(self.without()))
 
     # --- training and publishing --------------------------------------------------------------
 
@@ -350,6 +363,7 @@ class Next:
         places: list[Path | str] = [self._place(part, engine) for part in self.parts]
         folders = [place if isinstance(place, Path) else self.registry.folder_at(place) for place in places]
         self.check(engine, folders)
+        self._still_follows()
         told: dict[str, Any] = {
             "base": engine.base.name,
             "corpus_hash": self.now.hash,
@@ -367,6 +381,15 @@ class Next:
                 part.run.drop_trained()
         self.watch.say(f"Published {version}.")
         self.taught = Taught(version, self.registry, self.home, engine.base)
+
+    def _still_follows(self) -> None:
+        """Raises BadInput where something else was published since this began: it would undo that."""
+        try:
+            latest: int | None = self.registry.latest(self.name).number
+        except NoSuchAdapter:
+            latest = None
+        if latest != (self.parent.number if self.parent else None):
+            raise BadInput(f"Another version of {self.name} was published meanwhile. Give the command again.")
 
     def _place(self, part: Part, engine: Engine) -> Path | str:
         """Where a part's adapter lies; one that was trained is written into its run."""
@@ -395,6 +418,7 @@ class Next:
             "manifest": manifest.as_json(self.manifest_with(shard_of)),
             "ledger": self.ledger.as_json(),
             "trained": [e["run"] for e in trained],
+            "silent": sorted({id for id, _ in self.settled.silent}),
             "times": amount.times,
             "visits": amount.visits,
             "questions": [asdict(q) for q in self.asked],
@@ -436,6 +460,11 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
         watch.stage("Training")
     finish(waiting, mine, engine, elsewhere=service is not None)
     return [each.taught for each in started]
+
+
+def documents_of(histories: Sequence[History]) -> frozenset[str]:
+    """Ids of the documents that ever said what these tell of."""
+    return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
 def checked_date(date: str | None) -> str:

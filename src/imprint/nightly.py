@@ -238,8 +238,11 @@ class _Book:
     def __init__(self, home: Path, now: str) -> None:
         self._home, self._folder, self._registry = home, RunFolder(home / "nightly"), Registry(home)
         kept = self._folder.read("night")
-        self.began: str = kept["began"] if kept else now
-        self._folder.write("night", {"began": self.began})
+        if kept is None:
+            kept = {"began": now, "numbers": {head.name: head.number for head in self._registry.heads()}}
+            self._folder.write("night", kept)
+        self.began: str = kept["began"]
+        self._numbers: dict[str, int] = kept["numbers"]
         self._looked: dict[str, _Files] = {}
 
     def is_unchanged(self, person: Update, latest: Head | None) -> bool:
@@ -276,7 +279,8 @@ class _Book:
 
     def standing(self, latest: Head) -> Outcome:
         """Of somebody whose version is up to date: whether this night made it."""
-        return Outcome(latest.name, "updated" if latest.created_at > self.began else "unchanged", str(latest))
+        new = latest.number > self._numbers.get(latest.name, 0)
+        return Outcome(latest.name, "updated" if new else "unchanged", str(latest))
 
     def note(self, person: Update) -> None:
         """Keeps the files as they were looked at: the latest version knows them."""

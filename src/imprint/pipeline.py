@@ -14,6 +14,7 @@ from imprint import clock, documents, learning_map, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import manifest
+from imprint.continual.tombstones import refuse_forgotten
 from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
@@ -280,6 +281,7 @@ class _Teaching:
         self.corpus = Corpus(self.loaded.documents)
         self.today = clock.now()[:10]
         self.registry = Registry(home)
+        refuse_forgotten(self.registry, lesson.name, self.corpus.documents)
         self._prepared: Prepared | None = None
         self._ticket: Ticket | None = None
 

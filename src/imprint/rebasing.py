@@ -100,7 +100,7 @@ class _Rebase(Next):
             job = taught_by_reader(job, run, engine, recipe, mine, self.watch)
             text = text_tokens_of(job)
             told = entry | {"run": f"{key}/shard-{place}", "taught": [p.id for p in mine], "in_order": 0}
-            told |= {"text_tokens": text, "written_tokens": 0, "saw": list(entry["documents"])}
+            told |= {"text_tokens": text, "written_tokens": 0}
             job = replace(job, tokens=max(1, round(visits * text)))
             self.parts.append(Part(here, told, run=run, job=job))
 

@@ -252,6 +252,14 @@ class Taught:
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 
+    def _refuse_pending(self) -> None:
+        """Raises BadInput while something is to be forgotten: the weights still tell it."""
+        if tombstones.pending(self.registry, self.version.name):
+            raise BadInput(
+                f"{self.version} holds what is to be forgotten, and is neither measured nor given away. Finish "
+                f"that first: imprint forget {self.version.name}."
+            )
+
     def corpus(self) -> Corpus | None:
         """The documents that it was taught, without what is to be forgotten; None where they are not kept here."""
         kept = Corpus.kept(self.home, self.version.corpus_hash)
@@ -269,11 +277,7 @@ class Taught:
         Raises BadInput for a kind that PEFT does not know, or a folder that holds something."""
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise BadInput(f"{folder} is there already and not an empty folder. Choose another place.")
-        if tombstones.pending(self.registry, self.version.name):
-            raise BadInput(
-                f"{self.version} holds what is to be forgotten, and is not given away. Finish that first: "
-                f"imprint forget {self.version.name}."
-            )
+        self._refuse_pending()
         adapter = adapter_folder.read(self.registry.folder(self.version))
         adapter_folder.write_for_peft(adapter, self.model(), folder)
         return folder
@@ -299,6 +303,7 @@ class Taught:
         """Held-out questions put to the weights, the untouched base, full context and RAG, and graded.
 
         With `raw_text`, the naive rival is trained too, for as many tokens. The proof is kept."""
+        self._refuse_pending()
         asked, source = self._held_out(questions)
         model = self.model()
         corpus = self.corpus()
@@ -364,6 +369,7 @@ class Taught:
     ) -> Certificate:
         """All systems on the same questions; what was forgotten, what is covered, where answers stand, how context
         rots. Kept with the version; killed, the same call goes on."""
+        self._refuse_pending()
         wanted = examined or Examined()
         asked, source = self._held_out(questions)
         suites, texts = read_by_name(wanted.suites, wanted.texts)
@@ -464,8 +470,11 @@ class Taught:
     def examples(self, each: int | None = None) -> Iterator[Example]:
         """The training text, as long as its run is kept here; `each`: only so many of each kind."""
         met: Counter[str] = Counter()
+        gone = {id for target in tombstones.pending(self.registry, self.version.name) for id in target.touched}
         for shard in self.version.details.get("shards") or [self.version.details]:
             for example in RunFolder(self.home / "runs" / str(shard.get("run"))).examples():
+                if gone & {id.rpartition(":")[0] for id in example.passages}:
+                    continue  # it is to be forgotten
                 met[example.generator] += 1
                 if each is None or met[example.generator] <= each:
                     yield example

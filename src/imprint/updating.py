@@ -18,7 +18,7 @@ from imprint.continual.changes import compare
 from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
-from imprint.continual.tombstones import Target
+from imprint.continual.tombstones import refuse_forgotten
 from imprint.continual.verdicts import verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
@@ -29,7 +29,7 @@ from imprint.errors import BadInput, BadSetting, HeldBack
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, checked_date, make, parts_told, recipe_of
+from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told, recipe_of
 from imprint.pipeline import DEFAULT_BUDGET
 from imprint.planner import parse_budget
 from imprint.recipe import Recipe, opened
@@ -155,21 +155,14 @@ class _Updating(Next):
         self.now = Corpus((*self.loaded.documents, *others))
         self.changes = compare(self.old.documents, self.now.documents)
         if not wanted.readmit:
-            self._refuse_forgotten()
+            refuse_forgotten(self.registry, self.name, self.now.documents, taught=self.old.documents)
+        there = len(self.parent.details.get("shards") or [self.parent]) if self.parent else wanted.shards
+        if wanted.shards not in (None, there) and wanted.way != "retrain":
+            raise BadSetting(f"To divide {self.parent} anew all of it is trained: say --way retrain too.")
         if self.parent is not None:
             for line in self.changes.lines():
                 watch.say(line)
             _check_same_kind(self.parent, self.recipe, wanted.way)
-
-    def _refuse_forgotten(self) -> None:
-        """Raises BadInput where what was forgotten still lies in the folder."""
-        gone = {id: t.since for t in self.registry.tombstones(self.name) for id in Target.of(t.body).touched}
-        if back := [d for d in self.now.documents if d.id in gone]:
-            more = f", with {len(back) - 1} more" if back[1:] else ""
-            raise BadInput(
-                f"{back[0].source} was to be forgotten on {gone[back[0].id][:10]}, and still lies in "
-                f"{self.wanted.path}{more}. Take it out, or teach it again: --readmit."
-            )
 
     def choose_way(self, base: Base) -> str:
         found = self.estimates(base)
@@ -264,6 +257,7 @@ class _Updating(Next):
         held = {d.id: d.valid_from or self.date for d in self.now.documents}
         settled = verdicts(passages, self.now.documents, held, self.recipe, LocalWriter(model), seed=self.seed)
         settled.tell(self.watch)
+        self.silent = sorted({id for id, _ in settled.silent})
         for place in sorted(set(shard_of.values())):
             here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
             mine = [p for p in passages if shard_of[p.document_id] == place]
@@ -277,7 +271,8 @@ class _Updating(Next):
                 run, mine, engine, self.recipe, within, self.seed, given_questions(wanted.questions), self.watch,
                 since=held, silent=settled.silent, more=partial(settled.examples, mine, seed=self.seed),
             )  # fmt: skip
-            self.parts.append(Part(here, _first_entry(prepared, here), run=run, job=prepared.job))
+            entry = _first_entry(prepared, here, documents_of(settled.histories(mine)))
+            self.parts.append(Part(here, entry, run=run, job=prepared.job))
             self.asked += [] if wanted.questions else (run.read_questions() or ([], ""))[0]
 
     def details(self, base: Base) -> dict[str, Any]:
@@ -300,6 +295,11 @@ class _Updating(Next):
             "tokens": tokens,
             "steps": sum(e["steps"] for e in entries),
             "text_tokens": text,
+            "silent": self.silent,
+            "seconds": {
+                "training": round(sum(e["seconds"] for e in entries), 1),
+                "writing": round(sum(e["writing_s"] for e in entries), 1),
+            },
             "read": self.loaded.summary(),
             "seed": self.seed,
             "budget": str(self.budget or parse_budget(DEFAULT_BUDGET)),
@@ -307,17 +307,18 @@ class _Updating(Next):
         } | parts_told(entries)
 
 
-def _first_entry(prepared: Prepared, here: Sequence[Document]) -> dict[str, Any]:
+def _first_entry(prepared: Prepared, here: Sequence[Document], told_of: frozenset[str]) -> dict[str, Any]:
     plan = prepared.settled
     return {
         "documents": [d.id for d in here],
-        "saw": [d.id for d in here],
+        "saw": sorted({*(d.id for d in here), *told_of}),
         "run": prepared.run.path.name,
         "taught": prepared.taught,
         "in_order": 0,
         "text_tokens": prepared.text_tokens,
         "passage_tokens": round(plan.text_tokens / plan.times),
         "examples": prepared.examples,
+        "writing_s": (prepared.run.read("seconds") or {}).get("writing", {}).get("seconds", 0.0),
         "audit": prepared.run.read("audit"),
     }
 

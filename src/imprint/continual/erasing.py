@@ -89,16 +89,23 @@ def erase_vectors(cache: Path) -> int:
     return sum(_remove(folder) for folder in (cache / "vectors", cache / "contextual") if folder.exists())
 
 
-def erase_runs(home: Path, documents: Collection[str], kept: Collection[str]) -> int:
-    """Deletes run folders in which the ids of these documents stand, for their training text tells of them; but for
-    those that are `kept`, which versions of other names stand on. Returns how many."""
+def documents_kept(home: Path, ids: Collection[str]) -> list[Document]:
+    """Documents with these ids, of all that are kept in a home."""
+    found = (d for file in sorted((home / "corpora").glob("*.jsonl")) for d in _documents(file))
+    return list({d.id: d for d in found if d.id in ids}.values())
+
+
+def erase_runs(home: Path, documents: Collection[str], kept: Collection[str], doomed: Collection[str]) -> int:
+    """Deletes run folders in which the ids of these documents stand, for their training text tells of them, and
+    those that are `doomed`, of versions that saw them; but for those that are `kept`, which other versions stand
+    on. Returns how many."""
     ids = [id.encode() for id in documents]
     count = 0
     for folder in sorted(_runs_below(home / "runs"), key=lambda f: -len(f.parts)):  # shards before what holds them
         name = folder.relative_to(home / "runs").as_posix()
         if any(k == name or k.startswith(f"{name}/") for k in kept):
             continue
-        if any(_holds(file, ids) for file in folder.rglob("*.json*") if file.is_file()):
+        if name in doomed or any(_holds(file, ids) for file in folder.rglob("*.json*") if file.is_file()):
             shutil.rmtree(folder)
             count += 1
     return count

@@ -52,7 +52,7 @@ class Ledger:
 
         def stands(change: FactChange) -> bool:
             said = [" ".join(s.text.split()) for s in (change.old, change.new) if s]
-            return any(line in text for line in said for text in plain)
+            return any(line in text or text in line for line in said for text in plain)
 
         kept = ((day, tuple(c for c in changes if not stands(c))) for day, changes in self.days)
         return Ledger(tuple((day, changes) for day, changes in kept if changes))

@@ -53,6 +53,8 @@ class Shard:
     """Those of them that were never taught."""
     saw: frozenset[str] = frozenset()
     """Ids of the documents, of all editions, that its adapter was ever trained on."""
+    told_of: frozenset[str] = frozenset()
+    """Ids of those that its corrections speak of."""
 
     @property
     def touched(self) -> bool:
@@ -122,6 +124,9 @@ def prepare(
             size = sum(map(characters, told))
             again = replayed(shard.before, round(size * amount.replay / (1 - amount.replay)), seed)
             lesson.write_examples(chain(told, again))
+    if not audit["examples"]:
+        named = ", ".join(d.source for d in shard.documents[:5])
+        raise NothingToTeach(f"Nothing can be taught of {named}: no sentence stands there. Leave that out.")
     job = job_of(lesson, engine.base, recipe, seed, shard.passages)
     job = taught_by_reader(job, lesson, engine, recipe, shard.passages, watch)
     if shard.begun is not None:

@@ -44,6 +44,7 @@ def first(documents: Sequence[Document], since: str, shard_of: Mapping[str, int]
 
 def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: Mapping[str, int]) -> list[Entry]:
     """The manifest after changes that hold from a day on: what was replaced or withdrawn ends there."""
+    entries = _called_as_now(entries, changes)
     starts = {old.id: new.valid_from or since for old, new in changes.changed}
     ended = starts | {d.id: since for d in changes.withdrawn}
     here = {d.id: d for d in changes.unchanged}
@@ -51,6 +52,13 @@ def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: 
     kept = [replace(e, until=ended[e.document]) if e.until is None and e.document in ended else e for e in kept]
     come = [*(new for _, new in changes.changed), *changes.new]
     return [*kept, *(_entry(d, since, shard_of.get(d.id, 0)) for d in come)]
+
+
+def _called_as_now(entries: Sequence[Entry], changes: Changes) -> list[Entry]:
+    """All editions of a document by the path that it has now: what is forgotten by it is forgotten in all."""
+    now = {d.id: d.source for d in changes.unchanged} | {old.id: new.source for old, new in changes.changed}
+    paths = {(e.source, e.owner): now[e.document] for e in entries if e.until is None and e.document in now}
+    return [replace(e, source=paths.get((e.source, e.owner), e.source)) for e in entries]
 
 
 def current(entries: Sequence[Entry]) -> list[Entry]:

@@ -64,7 +64,7 @@ def keep(home: Path, name: str, admission: Admission, *, now: str) -> list[Broug
         before = _read(_file(home, name, document.owner, document.id))
         if before is None or not (before.released or before.state == "promoted"):
             before = Brought(document, _state(decision), decision.line, now)
-            _write(home, name, before)
+            write(home, name, before)
         kept.append(before)
     return kept
 
@@ -101,7 +101,7 @@ def release(home: Path, name: str, document_id: str, *, now: str) -> Brought:
     if one.state == "refused":
         raise BadInput(f"{one.document.source} cannot be released: {one.line}")
     freed = replace(one, state="pending", since=now, released=True)
-    _write(home, name, freed)
+    write(home, name, freed)
     return freed
 
 
@@ -114,7 +114,7 @@ def promote(home: Path, name: str, owner: str, *, now: str) -> list[Brought]:
         )
     handed = [replace(b, state="promoted", since=now) for b in waiting]
     for one in handed:
-        _write(home, name, one)
+        write(home, name, one)
     return handed
 
 
@@ -153,7 +153,8 @@ def _file(home: Path, name: str, owner: str, document_id: str) -> Path:
     return home / "admissions" / name / owner / f"{document_id}.json"
 
 
-def _write(home: Path, name: str, one: Brought) -> None:
+def write(home: Path, name: str, one: Brought) -> None:
+    """Writes a document's file, whole or not at all."""
     file = _file(home, name, one.document.owner, one.id)
     write_whole(file, json.dumps(asdict(one), indent=1, ensure_ascii=False))
 

@@ -136,7 +136,8 @@ def pending(registry: Registry, name: str) -> list[Target]:
 
 def judge_of(registry: Registry, home: Path, version: Version) -> Withheld | None:
     """The judge of what a version may still say; None where it may say all."""
-    targets = pending(registry, version.name)
+    keeper = version.name.rpartition(".")[0]  # of 'handbook.anna', which is taught what anna brought to handbook
+    targets = [*pending(registry, version.name), *(pending(registry, keeper) if keeper else ())]
     if not targets:
         return None
     known = everything_known(registry, home, version.name)
@@ -144,6 +145,22 @@ def judge_of(registry: Registry, home: Path, version: Version) -> Withheld | Non
     kept = Corpus.kept(home, version.corpus_hash) or Corpus(())
     stays = functools.reduce(lambda left, target: target.left_of(left), targets, list(kept.documents))
     return Withheld(gone, stays) if gone else None
+
+
+def refuse_forgotten(
+    registry: Registry, name: str, documents: Sequence[Document], *, taught: Sequence[Document] = ()
+) -> None:
+    """Raises BadInput where one of the documents is to be forgotten, or was and is not `taught` again since."""
+    again = {d.id for d in taught}
+    gone: dict[str, str] = {}
+    for stone in registry.tombstones(name):
+        gone |= {id: stone.since for id in Target.of(stone.body).touched if stone.ended is None or id not in again}
+    if back := [d for d in documents if d.id in gone]:
+        more = f", with {len(back) - 1} more" if back[1:] else ""
+        raise BadInput(
+            f"{back[0].source}{more} was to be forgotten on {gone[back[0].id][:10]}, and lies there still. Take it "
+            f"out, or teach it again: imprint update {name} PATH --readmit."
+        )
 
 
 def everything_known(registry: Registry, home: Path, name: str) -> list[Document]:
@@ -166,8 +183,8 @@ def _document(said: str, documents: Sequence[Document]) -> Document:
         [d for d in documents if d.title.lower() == said.lower()],
         [d for d in documents if d.source.rpartition("/")[2] == said],
     ):
-        if len({d.id for d in found}) == 1:
-            return found[0]
+        if len({(d.source, d.owner) for d in found}) == 1:
+            return found[0]  # the newest edition
         if found:
             raise BadInput(f"'{said}' could be {' or '.join(d.source for d in found)}. Say its whole path.")
     known = ", ".join(d.source for d in documents[:8]) + (", ..." if len(documents) > 8 else "")

@@ -22,6 +22,7 @@ from imprint.continual.conflicts import (
     settled_histories,
 )
 from imprint.continual.corrections import corrections
+from imprint.continual.histories import History
 from imprint.recipe import Recipe
 from imprint.types import Document, Example, Passage
 from imprint.watch import Watch
@@ -44,10 +45,14 @@ class Verdicts:
             found += [(side.said.passage_id, value) for side, value in sides if side != one.winner and value]
         return tuple((id, value) for id, value in found if id)
 
+    def histories(self, passages: Sequence[Passage]) -> list[History]:
+        """Those that are settled, of which these passages say what holds."""
+        ids = {p.id for p in passages}
+        return [h for h in settled_histories(self.settled) if h.held[-1].said.passage_id in ids]
+
     def examples(self, passages: Sequence[Passage], *, seed: int) -> Iterator[Example]:
         """What is taught of those that are settled, of these passages."""
-        ids = {p.id for p in passages}
-        told = [h for h in settled_histories(self.settled) if h.held[-1].said.passage_id in ids]
+        told = self.histories(passages)
         lost = {id for id, _ in self.silent}  # what they say is what is denied
         return corrections(told, seed=seed, said=[p for p in passages if p.id not in lost])
 
