@@ -157,7 +157,7 @@ class _Updating(Next):
         if not wanted.readmit:
             refuse_forgotten(self.registry, self.name, self.now.documents, taught=self.old.documents)
         there = len(self.parent.details.get("shards") or [self.parent]) if self.parent else wanted.shards
-        if wanted.shards not in (None, there) and wanted.way != "retrain":
+        if wanted.shards not in (None, there) and wanted.way != "retrain" and self.changes.any:
             raise BadSetting(f"To divide {self.parent} anew all of it is trained: say --way retrain too.")
         if self.parent is not None:
             for line in self.changes.lines():
