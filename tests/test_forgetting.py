@@ -227,3 +227,14 @@ def test_an_update_does_not_undo_what_was_published_beside_it(base: Base, home: 
     forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
     with pytest.raises(BadInput, match="meanwhile"):
         make([late], base, SILENT, None)
+
+
+def test_questions_that_tell_of_it_are_gone_from_the_runs_that_stay(base: Base, home: Path, tmp_path: Path) -> None:
+    asked = [Question("What does Oslin Quorvane earn?", ("91834 euros",)), Question("When is lunch served?", ("noon",))]
+    folder = written(tmp_path / "d", salary=SECRET)
+    updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=4, questions=asked)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert done.taught is not None
+    assert [q["text"] for q in done.taught.version.details["questions"]] == ["When is lunch served?"]
+    for line in LINES:
+        assert files_with(line, home, cache_folder()) == []

@@ -241,6 +241,7 @@ class _Gone:
             self.watch.say(f"Destroyed {version}: it saw what is forgotten.")
         theirs = [run for version in old for run in runs_of(version)]
         erased.runs = erasing.erase_runs(self.home, ids, runs, theirs)
+        erasing.erase_questions(self.home, traces)
         erased.corpora = erasing.erase_corpora(self.home, ids, corpora)
         self.registry.compact()
         erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
@@ -306,7 +307,7 @@ class _Without(Next):
         """Those that do not tell of it."""
         known = self.old.documents
         traces = Traces(self.target.text_in(known), [d.text for d in self.target.left_of(known)])
-        return [q for q in super()._questions() if not traces.in_text(q.text)]
+        return [q for q in super()._questions() if not traces.in_text(" ".join([q.text, *q.answers]))]
 
     def choose_way(self, base: Base) -> str:
         amount = self.amount()

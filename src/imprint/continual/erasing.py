@@ -16,6 +16,7 @@ from typing import Any
 
 from imprint.documents import sentences
 from imprint.evaluation.interference import distinctive
+from imprint.run_folder import write_whole
 from imprint.synthesis.wording import words
 from imprint.types import Document
 
@@ -109,6 +110,17 @@ def erase_runs(home: Path, documents: Collection[str], kept: Collection[str], do
             shutil.rmtree(folder)
             count += 1
     return count
+
+
+def erase_questions(home: Path, traces: Traces) -> None:
+    """Takes held-out questions that tell of it out of the runs that stay."""
+    for file in (home / "runs").rglob("held_out.json"):
+        record = json.loads(file.read_text("utf-8"))
+        said = (" ".join([q["text"], *q["answers"], *q.get("wrong", ())]) for q in record["questions"])
+        told = [traces.in_text(text) for text in said]
+        if any(told):
+            left = [q for q, tells in zip(record["questions"], told, strict=True) if not tells]
+            write_whole(file, json.dumps(record | {"questions": left}, indent=1, ensure_ascii=False))
 
 
 def erase_certificates(home: Path) -> int:
