@@ -32,7 +32,8 @@ from imprint.engine import Engine
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder, home_folder
-from imprint.next_version import Next, entries_of, make, recipe_of
+from imprint.next_version import Next, entries_of, make, rank_of
+from imprint.recipe import recipe_of
 from imprint.registry import Registry, Tombstone
 from imprint.run_folder import RunFolder
 from imprint.stages import job_of, taught_by_reader, with_rank
@@ -204,7 +205,7 @@ class _Gone:
     def _control(self, taught: Taught, engine: Engine) -> list[Adapter]:
         """What was trained anew for the version, trained once more with another seed."""
         version = taught.version
-        recipe = with_rank(recipe_of(version), (version.details.get("plan") or {}).get("rank"))
+        recipe = with_rank(recipe_of(version), rank_of(version))
         corpus = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
         passages, _ = to_teach(corpus, recipe, engine.base)
         found = []
@@ -246,7 +247,7 @@ class _Gone:
         self.registry.compact()
         erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
         if not traces.patterns():
-            self.watch.say("Its words are not known any more, so that files could only be searched for its ids.")
+            self.watch.say("Its words are not known any more, so that no file could be searched for them.")
         self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
         self.registry.compact()
         for file in erased.left:
@@ -310,24 +311,19 @@ class _Without(Next):
         return [q for q in super()._questions() if not traces.in_text(" ".join([q.text, *q.answers]))]
 
     def choose_way(self, base: Base) -> str:
-        amount = self.amount()
-        counts = {p.id: base.count_tokens(p.text) for p in self.carried.fresh}
-        parts = [
-            ways.of_shard(s, counts, amount, "shards", trained=self.trains(s, "shards"))
-            for s in self.divided("shards")
-        ]
-        foreseen = ways.total("shards", parts, amount)
+        foreseen, adapters = self.foresee("shards", base), len(set(self.shard_of("shards").values()))
         assert self.parent is not None
         seconds = ways.seconds(foreseen, self.parent.details)
         told = f", about {seconds:.0f} s at the pace of {self.parent}" if seconds else ""
         self.watch.say(
-            f"{foreseen.adapters} of {len(parts)} adapters are trained anew: "
+            f"{foreseen.adapters} of {adapters} adapters are trained anew: "
             f"{foreseen.trained_tokens:,} tokens{told}."
         )
         return "shards"
 
     def trains(self, shard: Shard, way: str) -> bool:
-        return bool(shard.saw & self.target.touched) or super().trains(shard, way)
+        seen = set() if shard.heir is None else set(self.entries[shard.heir]["saw"])
+        return bool(seen & self.target.touched) or super().trains(shard, way)
 
     def note_changes(self) -> None:
         """Nothing of it stands in the ledger any more; that it was taken out is no change to be taught."""

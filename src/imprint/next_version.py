@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from imprint import base as bases
 from imprint import clock, planner
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
-from imprint.continual import lessons, manifest
+from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import Carried, Changes, carry
 from imprint.continual.corrections import corrections
@@ -25,10 +25,10 @@ from imprint.continual.lessons import Amount, Shard
 from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
-from imprint.errors import BadInput, BadSetting, NoSuchAdapter
+from imprint.errors import BadInput, BadSetting
 from imprint.evaluation.closed_book import Question, normalised
-from imprint.pipeline import finish
-from imprint.recipe import Recipe, from_mapping
+from imprint.pipeline import finish, latest_of
+from imprint.recipe import Recipe, recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
@@ -63,10 +63,7 @@ class Next:
     def __init__(self, name: str, home: Path, watch: Watch, seed: int) -> None:
         self.name, self.home, self.watch, self.seed = name, home, watch, seed
         self.registry = Registry(home)
-        try:
-            self.parent: Version | None = self.registry.latest(name)
-        except NoSuchAdapter:
-            self.parent = None
+        self.parent: Version | None = latest_of(self.registry, name)
         self.old = Corpus(())
         if self.parent is not None:
             kept = Corpus.kept(home, self.parent.corpus_hash)
@@ -91,10 +88,6 @@ class Next:
     def extra(self) -> dict[str, Any]:
         """What else stands in the version's details."""
         return {}
-
-    def without(self) -> frozenset[str]:
-        """Ids of old passages of which no example may be kept, though their words still stand."""
-        return frozenset()
 
     def check(self, engine: Engine, folders: Sequence[Path]) -> None:
         """Raises HeldBack where what lies in these folders is not to be published."""
@@ -135,9 +128,8 @@ class Next:
         self.asked = self._questions()
         self.run = RunFolder(self.home / "runs" / self._key(base))
         amount = self.amount()
-        shards = self.divided(self.way)
-        for shard in shards:
-            self.parts.append(self._part(shard, shards, amount, engine))
+        for shard in self.divided(self.way):
+            self.parts.append(self._part(shard, amount, engine))
 
     def look(self, base: Base) -> None:
         """Compares passages."""
@@ -190,7 +182,9 @@ class Next:
 
     def divided(self, way: str) -> list[Shard]:
         """The shards of the next version, made in this way."""
-        return [self._shard(place, way) for place in sorted(set(self.shard_of(way).values()))]
+        shard_of = self.shard_of(way)
+        heirs = self._heirs(shard_of)
+        return [self._shard(place, way, shard_of, heirs.get(place)) for place in sorted(set(shard_of.values()))]
 
     def shard_of(self, way: str) -> dict[str, int]:
         """By document id its shard in the next version."""
@@ -207,12 +201,18 @@ class Next:
         smallest = min(sizes, key=lambda place: (sizes[place], place))
         return sharding.numbered(places | {d.id: smallest for d in new})
 
-    def _shard(self, place: int, way: str) -> Shard:
-        shard_of = self.shard_of(way)
+    def foresee(self, way: str, base: Base) -> ways.Estimate:
+        """What the next version would take, made in this way."""
+        amount = self.amount()
+        counts = {p.id: base.count_tokens(p.text) for p in self.carried.fresh}
+        shards = self.divided(way)
+        text = [ways.of_shard(s, counts, amount, way, trained=self.trains(s, way)) for s in shards]
+        return ways.total(way, text)
+
+    def _shard(self, place: int, way: str, shard_of: Mapping[str, int], mine: int | None) -> Shard:
         here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
         ids = {d.id for d in here}
         passages = tuple(p for p in self.passages if p.document_id in ids)
-        mine = self._heirs(shard_of).get(place)
         told = [h for h in self.histories if self._place_of(h, shard_of) == place]
         settled, fresh = list(self.settled.examples(passages, seed=self.seed)), {p.id for p in self.carried.fresh}
         shard = Shard(
@@ -225,7 +225,7 @@ class Next:
                 *corrections(filter(self._is_news, told), seed=self.seed, said=self.passages),
                 *(e for e in settled if set(e.passages) & fresh),
             ),
-            saw=frozenset() if mine is None else frozenset(self.entries[mine]["saw"]),
+            heir=mine,
             told_of=documents_of(told) | documents_of(self.settled.histories(passages)),
         )  # fmt: skip
         if way == "in_order" and mine is not None and self.parent is not None:
@@ -263,25 +263,24 @@ class Next:
 
     def _lost(self, old: int, ids: set[str]) -> bool:
         """Whether the adapter of an old shard was taught something that the shard with these documents has not."""
-        without, now = self.without(), self.carried.now
-        taught = self.entries[old]["taught"]
-        return any(id in without or id not in now or now[id].document_id not in ids for id in taught)
+        now, taught = self.carried.now, self.entries[old]["taught"]
+        return any(id not in now or now[id].document_id not in ids for id in taught)
 
     def _kept(self, place: int, shard_of: Mapping[str, int]) -> Iterator[Example]:
         """The old text of what is in a new shard. Text of no passage stays with its shard's heir."""
         heirs = {old: new for new, old in self._heirs(shard_of).items()}
         for old, entry in enumerate(self.entries):
             run = RunFolder(self.home / "runs" / entry["run"])
-            for example in self.carried.examples(run.examples(), without=self.without()):
+            for example in self.carried.examples(run.examples()):
                 if example.generator.startswith("corrections/") or is_silent(example, self.settled.silent):
                     continue  # corrections are made anew from the ledger, and of what is settled
                 places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
                 if places == {place} if places else heirs.get(old) == place:
                     yield example
 
-    def _part(self, shard: Shard, shards: Sequence[Shard], amount: Amount, engine: Engine) -> Part:
+    def _part(self, shard: Shard, amount: Amount, engine: Engine) -> Part:
         """A shard as it was, or its lesson."""
-        mine = self._heirs({d.id: s.place for s in shards for d in s.documents}).get(shard.place)
+        mine = shard.heir
         old = self.entries[mine] if mine is not None else {}
         documents_now = [d.id for d in shard.documents]
         if mine is not None and not self.trains(shard, self.way):
@@ -321,7 +320,7 @@ class Next:
 
     def _sized(self) -> Recipe:
         assert self.parent is not None
-        return with_rank(self.recipe, (self.parent.details.get("plan") or {}).get("rank"))
+        return with_rank(self.recipe, rank_of(self.parent))
 
     def _questions(self) -> list[Question]:
         """The held-out questions that still have an answer."""
@@ -333,7 +332,7 @@ class Next:
         said = (str(self.parent), parent, self.now.hash, self.way, self.date, repr(self.recipe), str(self.amount()))
         divided = repr(sorted(self.shard_of(self.way).items()))
         more = (type(self).__name__, divided, str(self.seed), base.revision, str(base.device.dtype))
-        return content_hash(*said, *more, repr(self.asked), *sorted(self.without()))
+        return content_hash(*said, *more, repr(self.asked))
 
     # --- training and publishing --------------------------------------------------------------
 
@@ -384,11 +383,8 @@ class Next:
 
     def _still_follows(self) -> None:
         """Raises BadInput where something else was published since this began: it would undo that."""
-        try:
-            latest: int | None = self.registry.latest(self.name).number
-        except NoSuchAdapter:
-            latest = None
-        if latest != (self.parent.number if self.parent else None):
+        latest = latest_of(self.registry, self.name)
+        if (latest and latest.number) != (self.parent and self.parent.number):
             raise BadInput(f"Another version of {self.name} was published meanwhile. Give the command again.")
 
     def _place(self, part: Part, engine: Engine) -> Path | str:
@@ -524,6 +520,7 @@ def still_true(questions: Sequence[Question], documents: Sequence[Document]) -> 
     return [q for q in questions if not q.answers or any(normalised(a) in text for a in q.answers)]
 
 
-def recipe_of(version: Version) -> Recipe:
-    known = {f.name for f in fields(Recipe)}  # older builds had others
-    return from_mapping({k: v for k, v in version.recipe.items() if k in known}, source="the version's recipe")
+def rank_of(version: Version) -> int | None:
+    """The rank that a version's plan chose, where it chose one."""
+    rank: int | None = (version.details.get("plan") or {}).get("rank")
+    return rank

@@ -317,7 +317,7 @@ class _Teaching:
         """The version that this run became; None before, and where it was removed since.
 
         The registry is asked, for an earlier call may have been killed before it could note the version here."""
-        of_name = self.registry.versions(self.lesson.name) if _parent(self.registry, self.lesson.name) else []
+        of_name = self.registry.versions(self.lesson.name) if latest_of(self.registry, self.lesson.name) else []
         return next((v for v in of_name if v.details.get("run") == self.run.path.name), None)
 
     @property
@@ -366,13 +366,14 @@ class _Teaching:
         with engine.attached(adapter) as seat:
             threshold = choice.threshold(engine, seat)
         adapter_folder.write(adapter, self.run.adapter)
+        before = latest_of(self.registry, lesson.name)
         version = self.registry.publish(
             lesson.name,
             self.run.adapter,
             base=engine.base.name,
             corpus_hash=self.corpus.hash,
             recipe=self.recipe.as_json(),
-            parent=_parent(self.registry, lesson.name),
+            parent=before.number if before else None,
             details=self._prepared.details(trained)
             | {
                 "router": {"threshold": threshold},
@@ -405,8 +406,9 @@ def _timed(progress: Progress, stopwatch: Stopwatch) -> Progress:
     return told
 
 
-def _parent(registry: Registry, name: str) -> int | None:
+def latest_of(registry: Registry, name: str) -> Version | None:
+    """The newest version of this name; None where there is none."""
     try:
-        return registry.latest(name).number
+        return registry.latest(name)
     except NoSuchAdapter:
         return None

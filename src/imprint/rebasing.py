@@ -16,10 +16,11 @@ from imprint.corpus import to_teach
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NoSuchAdapter
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, entries_of, make, parts_told, recipe_of, told_and_met
+from imprint.next_version import Next, Part, entries_of, make, parts_told, told_and_met
+from imprint.recipe import recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
-from imprint.stages import job_of, taught_by_reader, text_tokens_of, with_rank
+from imprint.stages import job_of, taught_by_reader, text_tokens_of
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Example, Passage, content_hash
@@ -87,7 +88,7 @@ class _Rebase(Next):
             raise BadSetting(f"{parent} was taught on {base.name} already.")
         self.asked = questions_from_json(parent.details.get("questions", ()))
         passages, _ = to_teach(self.now, self.recipe, base)
-        recipe = with_rank(self.recipe, (parent.details.get("plan") or {}).get("rank"))
+        recipe = self._sized()
         visits = told_and_met(parent)[1]
         key = content_hash(str(parent), parent.adapter_hash, base.revision, str(base.device.dtype), str(self.seed))
         for place, entry in enumerate(self.entries):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from imprint.errors import BadSetting
 from imprint.synthesis import KINDS
-from imprint.types import Generator
+from imprint.types import Generator, Version
 
 LOCAL_MIX = {
     "questions": 6.0,
@@ -224,6 +224,12 @@ def opened(recipe: Recipe | str | Path | None) -> Recipe:
     if recipe is None:
         return Recipe()
     return recipe if isinstance(recipe, Recipe) else read(Path(recipe))
+
+
+def recipe_of(version: Version) -> Recipe:
+    """The recipe that a version was made with; keys that only older builds had mean nothing now."""
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    return from_mapping({k: v for k, v in version.recipe.items() if k in known}, source="the version's recipe")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

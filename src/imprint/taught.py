@@ -6,7 +6,7 @@ import datetime
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from imprint.evaluation.questions import given_questions
 from imprint.evaluation.rag_search import searched_by, searching
 from imprint.evaluation.systems import Rival, rivals, told
 from imprint.home import home_folder
-from imprint.recipe import RAW_TEXT, Recipe, from_mapping
+from imprint.recipe import RAW_TEXT, recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.skills.writer import SkilledWriter
@@ -331,7 +331,7 @@ class Taught:
             if context.left_out:
                 notes.append(f"full context did not fit; cut: {', '.join(context.left_out)}")
             measure("full_context", context.prompt, LocalWriter(model, batch_tokens=60_000))
-            passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
+            passages = corpus.split(recipe_of(self.version).passage_tokens, model.count_tokens)
             notes.append(f"RAG searched {searched_by()}.")
             with searching(passages, model, watch) as search:
                 measure("rag", lambda q: open_book.rag(q, search), LocalWriter(model))
@@ -396,7 +396,7 @@ class Taught:
             samples=wanted.samples,
             seed=wanted.seed,
         )
-        passages = corpus.split(self._recipe.passage_tokens, model.count_tokens)
+        passages = corpus.split(recipe_of(self.version).passage_tokens, model.count_tokens)
         naive = functools.partial(self._raw_text_rival, corpus, model, wanted.seed, watch)
         with searching(passages, model, watch) as search:
             made = certifying.certify(
@@ -450,7 +450,7 @@ class Taught:
             raise NotFound(f"The documents of {self.version} are not kept here: nothing can be cited from them.")
         model = self.model()
         reader = SkilledWriter(Engine(model, slots=1), LocalWriter(model))
-        with searching(corpus.split(self._recipe.passage_tokens, model.count_tokens), model) as search:
+        with searching(corpus.split(recipe_of(self.version).passage_tokens, model.count_tokens), model) as search:
             return citing.cite([(question, answer)], search, reader, seed=seed)[0]
 
     @property
@@ -479,12 +479,6 @@ class Taught:
                 if each is None or met[example.generator] <= each:
                     yield example
 
-    @property
-    def _recipe(self) -> Recipe:
-        known = {f.name for f in fields(Recipe)}  # older builds had others
-        settings = {k: v for k, v in self.version.recipe.items() if k in known}
-        return from_mapping(settings, source="the version's recipe")
-
     def _held_out(self, questions: str | Path | Sequence[Question] | None) -> tuple[list[Question], str]:
         asked = given_questions(questions)
         if asked is not None:
@@ -500,8 +494,8 @@ class Taught:
     def _raw_text_rival(self, corpus: Corpus, model: Base, seed: int, watch: Watch) -> Adapter:
         """An adapter of the same size, trained on the raw passages, all of them, for as many tokens."""
         taught = set(self.version.details["taught"])
-        passages = [p for p in to_teach(corpus, self._recipe, model)[0] if p.id in taught]
-        sized = with_rank(self._recipe, self.version.details.get("plan", {}).get("rank"))
+        passages = [p for p in to_teach(corpus, recipe_of(self.version), model)[0] if p.id in taught]
+        sized = with_rank(recipe_of(self.version), self.version.details.get("plan", {}).get("rank"))
         recipe = replace(sized, mix=RAW_TEXT.mix, objective="sft")
         run = run_of(self.home, corpus.hash, recipe, None, model, seed, str(self.version), None)
         run.write_examples(RawText().examples(passages, LocalWriter(model), seed=seed))

@@ -29,10 +29,10 @@ from imprint.errors import BadInput, BadSetting, HeldBack
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told, recipe_of
+from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told
 from imprint.pipeline import DEFAULT_BUDGET
 from imprint.planner import parse_budget
-from imprint.recipe import Recipe, opened
+from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
 from imprint.stages import Prepared, prepare, run_of
 from imprint.taught import Taught
@@ -120,7 +120,11 @@ def estimate(
 ) -> list[ways.Estimate]:
     """What each way would write and train, told and returned; nothing is spent."""
     started = _Updating(update, home or home_folder(), watch)
-    return started.estimates(base if isinstance(base, Base) else started.open_base(base))
+    if started.parent is None:
+        raise BadInput(f"'{update.name}' is new; imprint teach --estimate tells what a first version takes.")
+    model = base if isinstance(base, Base) else started.open_base(base)
+    started.look(model)
+    return started.estimates(model)
 
 
 def _loaded(wanted: Update, home: Path, watch: Watch) -> Loaded:
@@ -178,18 +182,7 @@ class _Updating(Next):
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
-        if self.parent is None:
-            raise BadInput(f"'{self.name}' is new; imprint teach --estimate tells what a first version takes.")
-        self.look(base)
-        amount = self.amount()
-        counts = {p.id: base.count_tokens(p.text) for p in self.carried.fresh}
-        found = []
-        for way in WAYS:
-            text = [
-                ways.of_shard(shard, counts, amount, way, trained=self.trains(shard, way))
-                for shard in self.divided(way)
-            ]
-            found.append(ways.total(way, text, amount))
+        found = [self.foresee(way, base) for way in WAYS]
         for line in ways.lines(found):
             self.watch.say(line)
         return found
@@ -247,7 +240,8 @@ class _Updating(Next):
         self.way = "first"
         personal_data.settle(self.now.documents, wanted.personal, self.watch.say)
         self.now.keep(self.home)
-        self.asked = given_questions(wanted.questions) or []
+        given = given_questions(wanted.questions)
+        self.asked = list(given or [])
         # Text of a size that was asked for is written whole, unless a budget was said too.
         sized = self.recipe.text_tokens is not None and self.budget is None
         limit = None if sized else self.budget or parse_budget(DEFAULT_BUDGET)
@@ -264,11 +258,10 @@ class _Updating(Next):
             share = sum(len(p.text) for p in mine) / max(whole, 1)
             within = ways.part_of(limit, share) if limit else None
             run = run_of(
-                self.home, Corpus(here).hash, self.recipe, within, model, self.seed, f"{self.name}#{place}",
-                given_questions(wanted.questions),
+                self.home, Corpus(here).hash, self.recipe, within, model, self.seed, f"{self.name}#{place}", given,
             )  # fmt: skip
             prepared = prepare(
-                run, mine, engine, self.recipe, within, self.seed, given_questions(wanted.questions), self.watch,
+                run, mine, engine, self.recipe, within, self.seed, given, self.watch,
                 since=held, silent=settled.silent, more=partial(settled.examples, mine, seed=self.seed),
             )  # fmt: skip
             entry = _first_entry(prepared, here, documents_of(settled.histories(mine)))

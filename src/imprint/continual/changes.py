@@ -6,7 +6,7 @@ name is its next edition, or a file that has most of its lines."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from imprint.types import Document, Example, Passage
@@ -80,12 +80,12 @@ class Carried:
     fresh: tuple[Passage, ...]
     """Those that must be written about."""
 
-    def examples(self, old: Iterable[Example], *, without: Collection[str] = ()) -> Iterator[Example]:
+    def examples(self, old: Iterable[Example]) -> Iterator[Example]:
         """The old training text of what still stands, with the ids that its passages have now.
 
-        An example of which one passage is gone, or is among `without` (old ids), is gone with it."""
+        An example of which one passage is gone is gone with it."""
         for example in old:
-            if all(id in self.now and id not in without for id in example.passages):
+            if all(id in self.now for id in example.passages):
                 yield replace(example, passages=tuple(self.now[id].id for id in example.passages))
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,7 @@ class Erased:
     """Files in which some of it still stands, relative to the home or the cache."""
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "runs": self.runs, "written": self.written, "corpora": self.corpora, "cached": self.cached,
-            "searched": self.searched, "left": self.left,
-        }  # fmt: skip
+        return asdict(self)
 
 
 class Traces:

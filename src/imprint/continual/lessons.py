@@ -51,8 +51,8 @@ class Shard:
     """What is taught of all changes so far."""
     news: tuple[Example, ...] = ()
     """Those of them that were never taught."""
-    saw: frozenset[str] = frozenset()
-    """Ids of the documents, of all editions, that its adapter was ever trained on."""
+    heir: int | None = None
+    """The place of the adapter before from which most of its documents come."""
     told_of: frozenset[str] = frozenset()
     """Ids of those that its corrections speak of."""
 

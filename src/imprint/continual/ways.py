@@ -54,7 +54,7 @@ def of_shard(
     return written, amount.visits * (written + news + before)
 
 
-def total(way: str, shards: Sequence[tuple[float, float]], amount: Amount) -> Estimate:
+def total(way: str, shards: Sequence[tuple[float, float]]) -> Estimate:
     """The sums over all shards."""
     written, trained = (round(sum(part)) for part in zip(*shards, strict=True))
     return Estimate(way, written, trained, sum(t > 0 for _, t in shards))
