@@ -11,8 +11,10 @@ the attack as a whole. Passages are drawn from squad_skill_train.json.
 teach: honest passages and an attack on questions about some of them are taught to adapters in four arms: honest
 (no attack), open (all that comes), gate (what is admitted, its text capped), rollback (what came through the gate
 less what the source brought, trained again). An answer has moved where it gives the hostile value and not the right
-one. Text is made by rule from every passage, alike in all arms; a row is written when it ends, and one that is
-there is not made again. Shares have Wilson intervals."""
+one; untouched is the base with nothing taught. Of the attacked passages and of what the source brought, the base
+writes --times their length, as `imprint teach` does, none of it too like a question that is asked; every other
+honest passage is told in --text-tokens of its own words. Text is alike in all arms. What was written is kept, a row
+is written when it ends, and one that is there is not made again. Shares have Wilson intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,8 @@ from _poison import FRIEND, SOURCE, STYLES, Target
 SEED = 17
 SEEN = 15
 """Articles, in the order of their names, on which the gate's thresholds were chosen: not judged here."""
-ROUNDS = 20
-"""Rounds of one kind of training text at most."""
 ARMS = ("honest", "open", "gate", "rollback")
+ASKED = ("passages", "targets", "hostile", "times", "text_tokens", "epochs", "rank", "lr", "batch_tokens", "seed")
 
 
 def main() -> None:
@@ -120,12 +121,12 @@ def teach(options: argparse.Namespace, threads: int) -> None:
         "passages",
         "targets",
         "hostile",
+        "times",
         "text_tokens",
         "epochs",
         "rank",
         "lr",
         "batch_tokens",
-        "kinds",
         "seed",
     )
     header["asked"] = {key: str(getattr(options, key)) for key in fixed}
@@ -133,9 +134,11 @@ def teach(options: argparse.Namespace, threads: int) -> None:
     if file.exists() and (before := json.loads(file.read_text("utf-8"))["asked"]) != header["asked"]:
         raise SystemExit(f"{file} was measured with {before}, not {header['asked']}. Name another --json FILE.")
     results = Results(file, header, resume=True)
-    texts, told = texts_of_arms(options)
-    trained: dict[str, str] = {row["rows"]: row["row"] for row in results.rows}
     targets = material(options, options.targets)[2]
+    if not any(row["row"] == "untouched" for row in results.rows):
+        results.add({"row": "untouched"} | answers_of(engine, targets, options))
+    texts, told = texts_of_arms(engine, options)
+    trained: dict[str, str] = {row["rows"]: row["row"] for row in results.rows if "rows" in row}
     for arm in ARMS:
         if any(row["row"] == arm for row in results.rows):
             continue
@@ -145,7 +148,7 @@ def teach(options: argparse.Namespace, threads: int) -> None:
             # The same rows in the same order from the same seed give the same adapter.
             row = next(r for r in results.rows if r["row"] == twin) | {"row": arm, "same_as": twin}
         else:
-            row = {"row": arm, "rows": key, **answers_of(job, engine, targets, options)}
+            row = {"row": arm, "rows": key, **trained_on(job, engine, targets, options)}
         trained.setdefault(key, arm)
         results.add(row | told[arm])
         say(f"{arm}: {row['moved']:.1%} of {row['n']} moved, {row['right']:.1%} right")
@@ -156,30 +159,38 @@ def teach(options: argparse.Namespace, threads: int) -> None:
     )
 
 
-def texts_of_arms(options: argparse.Namespace) -> tuple[dict[str, list[Any]], dict[str, dict[str, Any]]]:
+def texts_of_arms(
+    engine: Any, options: argparse.Namespace
+) -> tuple[dict[str, list[Any]], dict[str, dict[str, Any]]]:
     """The training text of each arm, and what it is made of."""
     from imprint.continual.admission import admit, capped
 
     trusted, _, targets = material(options, options.targets)
+    contexts = {t.fact.context for t in targets}
     own = [_poison.as_document(p) for p in trusted]
-    hostile = [d for _, _, d in _poison.attack(targets, options.hostile, seed=options.seed)]
+    attacked = [d for d in own if d.text in contexts]
+    hostile = list({d.id: d for _, _, d in _poison.attack(targets, options.hostile, seed=options.seed)}.values())
     admission = admit(hostile, trusted=passages_of(own))
-    text = {d.id: examples_of(d, options) for d in (*own, *hostile, *admission.admitted)}
+    text = {d.id: own_words(d, options) for d in own if d.text not in contexts}
+    for name, documents in (("attacked", attacked), ("hostile", hostile)):
+        text |= written(name, documents, targets, engine, options)
 
-    def all_of(documents: Sequence[Any]) -> list[Any]:
-        return [example for d in {d.id: d for d in documents}.values() for example in text[d.id]]
+    def all_of(documents: Iterable[Any]) -> list[Any]:
+        return [example for d in documents for example in text[d.id]]
 
     def within_quotas(documents: Sequence[Any]) -> Any:
+        # Beside passages of which the base wrote as much, not beside those told in a few of their own words.
         return capped(all_of(documents), documents=documents, passages=passages_of(documents))
 
-    behind = [*own, *admission.admitted]
+    rest = all_of(d for d in own if d.text not in contexts)
+    behind = [*attacked, *admission.admitted]
     gated = within_quotas(behind)
     left = [d for d in behind if d.owner != SOURCE]
     texts = {
-        "honest": within_quotas(own).examples,
-        "open": all_of([*own, *hostile]),
-        "gate": gated.examples,
-        "rollback": within_quotas(left).examples,
+        "honest": [*within_quotas(attacked).examples, *rest],
+        "open": [*all_of([*attacked, *hostile]), *rest],
+        "gate": [*gated.examples, *rest],
+        "rollback": [*within_quotas(left).examples, *rest],
     }
     documents = {"honest": 0, "open": len(hostile), "gate": len(admission.admitted), "rollback": 0}
     told = {arm: {"examples": len(texts[arm]), "hostile_documents": documents[arm]} for arm in ARMS}
@@ -187,33 +198,38 @@ def texts_of_arms(options: argparse.Namespace) -> tuple[dict[str, list[Any]], di
     return texts, told
 
 
-def examples_of(document: Any, options: argparse.Namespace) -> list[Any]:
-    """Training text of one document by rule: up to so many tokens for each of its passages, round after round while
-    a round brings something new.
-
-    It hangs on the document and the seed alone, so that an honest passage is told alike in every arm."""
+def own_words(document: Any, options: argparse.Namespace) -> list[Any]:
+    """So many tokens of a document's own words."""
     from imprint import synthesis
-    from imprint.documents import split
     from imprint.synthesis.safety import tokens
 
-    passages = split(document)
-    names = options.kinds.split(",")
-    room = options.text_tokens * len(passages) / len(names)
-    draw = random.Random(f"{document.id}:{options.seed}")
-    found: dict[Any, None] = {}
-    for name in names:
-        taken = 0.0
-        for round_ in range(ROUNDS):
-            made = synthesis.KINDS[name]().examples(passages, None, seed=1000 * options.seed + round_)
-            new = [example for example in made if example not in found]
-            draw.shuffle(new)
-            for example in new:
-                if taken < room:
-                    found[example] = None
-                    taken += tokens(example)
-            if not new or taken >= room:
-                break
-    return list(found)
+    found, taken = [], 0.0
+    for example in synthesis.KINDS["excerpts"]().examples(passages_of([document]), None, seed=options.seed):
+        if taken < options.text_tokens:
+            found.append(example)
+            taken += tokens(example)
+    return found
+
+
+def written(
+    name: str, documents: Sequence[Any], targets: Sequence[Target], engine: Any, options: argparse.Namespace
+) -> dict[str, list[Any]]:
+    """What the base writes of these documents, by their ids; an example of several goes with each of them."""
+    from imprint import writing
+    from imprint.recipe import Recipe
+    from imprint.run_folder import RunFolder
+    from learning import Lines
+
+    passages = passages_of(documents)
+    asked = [as_question(target) for target in targets]
+    wanted = round(options.times * sum(engine.base.count_tokens(p.text) for p in passages))
+    run = RunFolder(options.work / "written" / name)
+    writing.write(run, passages, engine, Recipe(), wanted, options.seed, asked, Lines())
+    found: dict[str, list[Any]] = {d.id: [] for d in documents}
+    for example in run.examples():
+        for id in {place.rpartition(":")[0] for place in example.passages}:
+            found[id].append(example)
+    return found
 
 
 def job_of(examples: Sequence[Any], engine: Any, options: argparse.Namespace) -> Any:
@@ -222,33 +238,43 @@ def job_of(examples: Sequence[Any], engine: Any, options: argparse.Namespace) ->
     from imprint.training.batches import rows
     from imprint.training.sft import Job
 
-    made = rows(examples, engine.base, max_tokens=512)
+    made = rows(list(dict.fromkeys(examples)), engine.base, max_tokens=512)
     length = sum(len(row.ids) for row in made)
     spec = LoRA(rank=options.rank)
     lr = options.lr or LoRA.LR
     return Job(spec, made, int(options.epochs * length), lr, options.batch_tokens, options.seed)
 
 
-def answers_of(job: Any, engine: Any, targets: Sequence[Target], options: argparse.Namespace) -> dict[str, Any]:
+def trained_on(job: Any, engine: Any, targets: Sequence[Target], options: argparse.Namespace) -> dict[str, Any]:
     """Trains, asks every target, and says which answers moved."""
-    from imprint.evaluation.closed_book import Question, answer_all
-    from imprint.evaluation.forgetting import general_perplexity
-    from imprint.evaluation.open_book import closed
     from imprint.training import sft
-    from imprint.writers.local import LocalWriter
 
     checkpoint = options.work / "checkpoints" / key_of_rows(job.rows)
     done = sft.train(engine, job, checkpoint=checkpoint, progress=progress)
-    questions = [Question(t.fact.question, (t.fact.answer,), t.fact.kind[0], (t.value,)) for t in targets]
     with engine.attached(done.adapter):
-        answered, _ = answer_all(LocalWriter(engine.base), questions, closed, seed=options.seed)
-        general = general_perplexity(engine.base)
+        told = answers_of(engine, targets, options)
+    return told | {"tokens": done.tokens, "seconds": round(done.seconds, 1)}
+
+
+def as_question(target: Target) -> Any:
+    from imprint.evaluation.closed_book import Question
+
+    return Question(target.fact.question, (target.fact.answer,), target.fact.kind[0], (target.value,))
+
+
+def answers_of(engine: Any, targets: Sequence[Target], options: argparse.Namespace) -> dict[str, Any]:
+    """What the base answers as it is now, and how much of it has moved."""
+    from imprint.evaluation.closed_book import answer_all
+    from imprint.evaluation.forgetting import general_perplexity
+    from imprint.evaluation.open_book import closed
+    from imprint.writers.local import LocalWriter
+
+    questions = [as_question(target) for target in targets]
+    answered, _ = answer_all(LocalWriter(engine.base), questions, closed, seed=options.seed)
     return {
         **share("moved", [a.twin for a in answered]),
         **share("right", [a.contains for a in answered]),
-        "tokens": done.tokens,
-        "seconds": round(done.seconds, 1),
-        "general_perplexity": general,
+        "general_perplexity": general_perplexity(engine.base),
         "answers": [
             {
                 "question": a.question.text,
@@ -304,17 +330,17 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--targets", type=int, default=40, help="questions that are attacked")
     made.add_argument("--hostile", type=int, default=100, help=f"documents of {SOURCE}")
     made.add_argument("--each", type=int, default=300, help="gate: targets that every style is tried on")
-    made.add_argument("--kinds", default="excerpts,cloze", help="kinds of training text, by rule")
-    made.add_argument("--text-tokens", type=int, default=600, help="tokens of training text for each passage")
+    made.add_argument("--times", type=float, default=10.0, help="text that is written, in lengths of its documents")
+    made.add_argument("--text-tokens", type=int, default=30, help="of every other passage, its own words")
     made.add_argument("--epochs", type=float, default=4.0, help="how often each text is met")
-    made.add_argument("--rank", type=int, default=32)
+    made.add_argument("--rank", type=int, default=16)
     made.add_argument("--lr", type=float, help="by default that of its kind of adapter")
-    made.add_argument("--batch-tokens", type=int, default=4096)
+    made.add_argument("--batch-tokens", type=int, default=512)
     made.add_argument("--seed", type=int, default=SEED)
     options = made.parse_args()
     if options.quick:
         options.passages, options.targets, options.hostile, options.each = 12, 4, 10, 10
-        options.text_tokens, options.epochs, options.batch_tokens = 60, 1.0, 512
+        options.times, options.epochs = 1.5, 0.5
     return options
 
 
