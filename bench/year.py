@@ -1,39 +1,48 @@
-"""A simulated year: the next version made month by month in three ways, and what each answers.
+"""A simulated year: the next version made month by month in several ways, and what each answers.
 
     python bench/year.py in_order --work ../year --data ../../shared/data
     python bench/year.py shards --work ../year --data ../../shared/data
     python bench/year.py retrain --work ../year --data ../../shared/data
     python bench/year.py report --work ../year --json year.json
+    python bench/year.py kept --rows ../year/in_order.json,../year/retrain.json,../again/retrain.json
 
 The folder of _year.py is taught in January and updated in every month in which it changes. `in_order` goes on with
 one adapter, old text met again; `shards` has --shards adapters, of which those of changed documents are trained
-anew; `retrain` trains one adapter from nothing on the whole text of the months in --retrained, the truth that the
-other two are held to. It takes up the text that `in_order` wrote, so that these two differ in training alone. All
-arms tell passages as often and meet examples as often; --text is what there is in January in tokens.
+anew; `planned` is what `imprint update` takes by itself (continual/ways.py), from one adapter on; `retrain` trains
+one adapter from nothing on the whole text of the months in --retrained, the truth that the others are held to. It
+takes up the text that `in_order` wrote, so that these two differ in training alone. All arms tell passages as often
+and meet examples as often; --text is what there is in January in tokens.
 
 In each month every question of the month is asked (in --asked all groups, else only those whose answer changed):
 flipped and reworded (facts that change within the year, with the answer of the month, in two wordings), untouched,
 new, gone, as_of (dated questions), and superseded: the share of answers in which a value stands that holds no more.
 In the last month as_of is asked once more, of the version that held on that day. Perplexity is of a general text;
 suites are judged by log-likelihood in the first and the last month. A row is written as each month ends; the same
-command goes on."""
+command goes on.
+
+`kept` asks how far the changed facts that a retrained version has right are more than its luck: of those that each
+retrained one of the last month has right (other seeds, objectives, machines), how many every other version has,
+retrained ones too. What two retrained ones that differ in their seed alone share is the most that can be asked of
+any other way. Intervals are bootstrapped over facts."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import Results, header_of, parser, quieten, say, use_threads
+from _common import Results, commit, header_of, parser, quieten, say, use_threads
 from _map import suite_of
 from _year import LAST_MONTH as LAST
 from _year import MONTHS, events, first_day, questions_at, superseded, write_state
 from learning import Lines
 
 NAME = "year"
+UPDATED = ("in_order", "shards", "planned")
+"""Arms that are updated month by month."""
 
 GROUPS = ("flipped", "reworded", "untouched", "new", "gone", "as_of", "superseded")
 
@@ -96,7 +105,7 @@ class Year:
             base=self.base,
             home=self.home,
             watch=Lines(),
-            way=None if first else self.arm,
+            way=None if first or self.arm == "planned" else self.arm,
             date=first_day(month),
             recipe=self.recipe(),
             seed=self.options.seed,
@@ -277,14 +286,14 @@ def every_question() -> list[Any]:
 
 def report(options: argparse.Namespace) -> None:
     """The arms side by side: in the months in which all was retrained, paired question by question."""
-    arms = {arm: _rows(options.work / f"{arm}.json") for arm in ("in_order", "shards", "retrain")}
+    arms = {arm: _rows(options.work / f"{arm}.json") for arm in (*UPDATED, "retrain")}
     header = json.loads((options.work / "in_order.json").read_text("utf-8"))
     header.pop("rows")
     results = Results(options.json, header)
     paired = []
     for month in options.retrained:
         truth = arms["retrain"].get(f"retrain {first_day(month)}")
-        for arm in ("in_order", "shards") if truth is not None else ():
+        for arm in UPDATED if truth is not None else ():
             row = arms[arm].get(f"{arm} {first_day(month)}")
             if row is not None:
                 paired.append(_beside(arm, month, row, truth, arms[arm]))
@@ -346,6 +355,48 @@ def _kept(one: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, float]:
     return {key: found[key] for key in ("score", "low", "high", "n")}
 
 
+# --- what chance leaves ------------------------------------------------------------------------
+
+
+def kept(options: argparse.Namespace) -> None:
+    """Every version of the last month beside every retrained one, fact by fact."""
+    header = json.loads(options.rows[0].read_text("utf-8"))
+    results = Results(options.json, {key: header[key] for key in ("base",)} | {"machine": {}, "commit": commit()})
+    marks = {label: row["scores"]["flipped"]["marks"] for file in options.rows for label, row in _last_ones(file)}
+    truths = [label for label in marks if label.startswith("retrain")]
+    for label, mine in marks.items():
+        against = {t: marks[t] for t in truths if t != label}
+        if against:
+            told = {"row": label, "right": sum(mine) / len(mine), "n": len(mine), **_kept_of(mine, against)}
+            of = {t: f"{sum(map(min, mine, theirs)):.0f} of {sum(theirs):.0f}" for t, theirs in against.items()}
+            results.add(told | {"of": of})
+    results.show("changed facts that a retrained version has right, kept", ("row", "right", "kept", "low", "high"))
+    for row in results.rows:
+        say(f"{row['row']}: " + "; ".join(f"{n} of {label}" for label, n in row["of"].items()))
+
+
+def _last_ones(file: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of the last month, called by what was asked and by the machine."""
+    told = json.loads(file.read_text("utf-8"))
+    asked = told["asked"]
+    chip = told["machine"].get("gpu") or told["machine"]["cpu"]
+    for row in told["rows"]:
+        if row.get("month") == _done(LAST) and "flipped" in row["scores"]:
+            yield f"{row['arm']}, {asked['objective']}, replay {asked['replay']}, seed {asked['seed']}, {chip}", row
+
+
+def _kept_of(mine: Sequence[float], truths: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The share over all truths together, with its interval over facts."""
+    import numpy as np
+
+    right = np.array(list(truths.values()))
+    both = (right * np.array(mine)).sum(axis=0)
+    picks = np.random.default_rng(0).integers(0, len(mine), (10_000, len(mine)))
+    drawn = both[picks].sum(axis=1) / np.maximum(1, right.sum(axis=0)[picks].sum(axis=1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"kept": float(both.sum() / max(1, right.sum())), "low": float(low), "high": float(high)}
+
+
 def _without_questions(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {g: {k: v for k, v in s.items() if k != "asked"} for g, s in scores.items()}
 
@@ -358,8 +409,9 @@ def _rows(file: Path) -> dict[str, Any]:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("arm", choices=("in_order", "shards", "retrain", "report"))
-    made.add_argument("--work", type=Path, required=True, help="where homes and rows are kept")
+    made.add_argument("arm", choices=(*UPDATED, "retrain", "report", "kept"))
+    made.add_argument("--work", type=Path, default=Path("../year"), help="where homes and rows are kept")
+    made.add_argument("--rows", type=_files, default=(), help="kept: what the arms or a report wrote")
     made.add_argument("--data", type=Path, default=Path("../shared/data"))
     made.add_argument("--text", type=int, default=80_000, help="tokens of training text in January")
     made.add_argument("--epochs", type=float, default=4.0)
@@ -380,14 +432,18 @@ def main() -> None:
     options.retrained = tuple(_done(month) for month in options.retrained)
     options.asked = tuple(_done(month) for month in options.asked)
     quieten()
-    if options.arm == "report":
-        report(options)
+    if options.arm in ("report", "kept"):
+        (report if options.arm == "report" else kept)(options)
         return
     year = Year(options, threads)
     if options.arm == "retrain":
         year.retrained()
     else:
         year.go()
+
+
+def _files(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in text.split(","))
 
 
 def _months(text: str) -> tuple[int, ...]:
