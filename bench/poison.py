@@ -192,8 +192,8 @@ def texts_of_arms(
         "gate": [*gated.examples, *rest],
         "rollback": [*within_quotas(left).examples, *rest],
     }
-    documents = {"honest": 0, "open": len(hostile), "gate": len(admission.admitted), "rollback": 0}
-    told = {arm: {"examples": len(texts[arm]), "hostile_documents": documents[arm]} for arm in ARMS}
+    brought = {"honest": 0, "open": len(hostile), "gate": len(admission.admitted), "rollback": 0}
+    told: dict[str, Any] = {arm: {"examples": len(texts[arm]), "hostile_documents": brought[arm]} for arm in ARMS}
     told["gate"]["capped"] = dict(gated.dropped)
     return texts, told
 
