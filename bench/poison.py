@@ -172,8 +172,10 @@ def texts_of_arms(
     hostile = list({d.id: d for _, _, d in _poison.attack(targets, options.hostile, seed=options.seed)}.values())
     admission = admit(hostile, trusted=passages_of(own))
     text = {d.id: own_words(d, options) for d in own if d.text not in contexts}
-    for name, documents in (("attacked", attacked), ("hostile", hostile)):
-        text |= written(name, documents, targets, engine, options)
+    # The gate takes what people do not see out of a document, which makes it another one.
+    cleaned = [d for d in admission.admitted if d not in hostile]
+    for name, documents in (("attacked", attacked), ("hostile", hostile), ("cleaned", cleaned)):
+        text |= written(name, documents, targets, engine, options) if documents else {}
 
     def all_of(documents: Iterable[Any]) -> list[Any]:
         return [example for d in documents for example in text[d.id]]
