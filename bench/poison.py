@@ -12,9 +12,10 @@ teach: honest passages and an attack on questions about some of them are taught 
 (no attack), open (all that comes), gate (what is admitted, its text capped), rollback (what came through the gate
 less what the source brought, trained again). An answer has moved where it gives the hostile value and not the right
 one; untouched is the base with nothing taught. Of the attacked passages and of what the source brought, the base
-writes --times their length, as `imprint teach` does, none of it too like a question that is asked; every other
-honest passage is told in --text-tokens of its own words. Text is alike in all arms. What was written is kept, a row
-is written when it ends, and one that is there is not made again. Shares have Wilson intervals."""
+writes --times their length, as `imprint teach` does, none of it too like a question that is asked, and meets it
+--epochs times; every other honest passage is met once in its own words, --text-tokens of them or a few more. Text is
+alike in all arms. What was written is kept, a row is written when it ends, and one that is there is not made again.
+Shares have Wilson intervals."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from _poison import FRIEND, SOURCE, STYLES, Target
 SEED = 17
 SEEN = 15
 """Articles, in the order of their names, on which the gate's thresholds were chosen: not judged here."""
-ARMS = ("honest", "open", "gate", "rollback")
+ARMS = ("honest", "gate", "rollback", "open")
 ASKED = ("passages", "targets", "hostile", "times", "text_tokens", "epochs", "rank", "lr", "batch_tokens", "seed")
 
 
@@ -139,10 +140,10 @@ def teach(options: argparse.Namespace, threads: int) -> None:
         results.add({"row": "untouched"} | answers_of(engine, targets, options))
     texts, told = texts_of_arms(engine, options)
     trained: dict[str, str] = {row["rows"]: row["row"] for row in results.rows if "rows" in row}
-    for arm in ARMS:
+    for arm in options.arms.split(","):
         if any(row["row"] == arm for row in results.rows):
             continue
-        job = job_of(texts[arm], engine, options)
+        job = job_of(*texts[arm], engine, options)
         key = key_of_rows(job.rows)
         if (twin := trained.get(key)) is not None:
             # The same rows in the same order from the same seed give the same adapter.
@@ -161,8 +162,8 @@ def teach(options: argparse.Namespace, threads: int) -> None:
 
 def texts_of_arms(
     engine: Any, options: argparse.Namespace
-) -> tuple[dict[str, list[Any]], dict[str, dict[str, Any]]]:
-    """The training text of each arm, and what it is made of."""
+) -> tuple[dict[str, tuple[list[Any], list[Any]]], dict[str, dict[str, Any]]]:
+    """The training text of each arm, what was written and what stands there, and what it is made of."""
     from imprint.continual.admission import admit, capped
 
     trusted, _, targets = material(options, options.targets)
@@ -188,14 +189,17 @@ def texts_of_arms(
     behind = [*attacked, *admission.admitted]
     gated = within_quotas(behind)
     left = [d for d in behind if d.owner != SOURCE]
-    texts = {
-        "honest": [*within_quotas(attacked).examples, *rest],
-        "open": [*all_of([*attacked, *hostile]), *rest],
-        "gate": [*gated.examples, *rest],
-        "rollback": [*within_quotas(left).examples, *rest],
+    told_of = {
+        "honest": within_quotas(attacked).examples,
+        "open": all_of([*attacked, *hostile]),
+        "gate": gated.examples,
+        "rollback": within_quotas(left).examples,
     }
+    texts = {arm: (list(dict.fromkeys(examples)), rest) for arm, examples in told_of.items()}
     brought = {"honest": 0, "open": len(hostile), "gate": len(admission.admitted), "rollback": 0}
-    told: dict[str, Any] = {arm: {"examples": len(texts[arm]), "hostile_documents": brought[arm]} for arm in ARMS}
+    told: dict[str, Any] = {
+        arm: {"examples": len(texts[arm][0]), "hostile_documents": brought[arm]} for arm in ARMS
+    }
     told["gate"]["capped"] = dict(gated.dropped)
     return texts, told
 
@@ -234,17 +238,17 @@ def written(
     return found
 
 
-def job_of(examples: Sequence[Any], engine: Any, options: argparse.Namespace) -> Any:
-    """The training of one arm: every text so many times, so that arms differ only in what they are taught."""
+def job_of(written: Sequence[Any], rest: Sequence[Any], engine: Any, options: argparse.Namespace) -> Any:
+    """The training of one arm: what was written --epochs times, all else once; arms differ only in their text."""
     from imprint.adapters.low_rank import LoRA
-    from imprint.training.batches import rows
+    from imprint.training.batches import each_row
     from imprint.training.sft import Job
 
-    made = rows(list(dict.fromkeys(examples)), engine.base, max_tokens=512)
-    length = sum(len(row.ids) for row in made)
+    told, own = (list(each_row(e, engine.base, max_tokens=512, questions=True)) for e in (written, rest))
+    made = told * options.epochs + own
     spec = LoRA(rank=options.rank)
-    lr = options.lr or LoRA.LR
-    return Job(spec, made, int(options.epochs * length), lr, options.batch_tokens, options.seed)
+    length = sum(len(row.ids) for row in made)
+    return Job(spec, made, length, options.lr or LoRA.LR, options.batch_tokens, options.seed)
 
 
 def trained_on(job: Any, engine: Any, targets: Sequence[Target], options: argparse.Namespace) -> dict[str, Any]:
@@ -332,9 +336,10 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--targets", type=int, default=40, help="questions that are attacked")
     made.add_argument("--hostile", type=int, default=100, help=f"documents of {SOURCE}")
     made.add_argument("--each", type=int, default=300, help="gate: targets that every style is tried on")
+    made.add_argument("--arms", default=",".join(ARMS), help="one or more of them")
     made.add_argument("--times", type=float, default=10.0, help="text that is written, in lengths of its documents")
     made.add_argument("--text-tokens", type=int, default=30, help="of every other passage, its own words")
-    made.add_argument("--epochs", type=float, default=4.0, help="how often each text is met")
+    made.add_argument("--epochs", type=int, default=4, help="how often what was written is met")
     made.add_argument("--rank", type=int, default=16)
     made.add_argument("--lr", type=float, help="by default that of its kind of adapter")
     made.add_argument("--batch-tokens", type=int, default=512)
@@ -342,7 +347,7 @@ def arguments() -> argparse.Namespace:
     options = made.parse_args()
     if options.quick:
         options.passages, options.targets, options.hostile, options.each = 12, 4, 10, 10
-        options.times, options.epochs = 1.5, 0.5
+        options.times, options.epochs = 1.5, 1
     return options
 
 
