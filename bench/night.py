@@ -4,10 +4,10 @@
 
 Everybody has a folder with a short text of their own and an adapter (LoRA of --rank in bfloat16) that `nightly`
 itself taught them, in waves of shared passes: that is the first night. Then come a night in which nothing has
-changed, one in which all files were touched and none changed, and one in which some people have a new text, which is
+changed, one in which all files were touched and none changed, and one in which some people have a new text: it is
 cut off in the middle and begun again. Text is made by rule, so that what is timed is the night and its training; a
-person's writing takes what it takes for any document. The same command goes on where it stopped, and nights that are
-over are not repeated."""
+person's writing takes what it takes for any document. The same command goes on where it stopped, and a night that
+is over is not repeated."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ teach: honest passages and an attack on questions about some of them are taught 
 less what the source brought, trained again). An answer has moved where it gives the hostile value and not the right
 one; untouched is the base with nothing taught. Of the attacked passages and of what the source brought, the base
 writes --times their length, as `imprint teach` does, none of it too like a question that is asked, and meets it
---epochs times; every other honest passage is met once in its own words, --text-tokens of them or a few more. Text is
-alike in all arms. What was written is kept, a row is written when it ends, and one that is there is not made again.
-Shares have Wilson intervals."""
+--epochs times; every other honest passage is met once in its own words, --text-tokens of them or a few more. Text
+is alike in all arms. What was written is kept, a row is written when it ends, and one that is there is not made
+again. Shares have Wilson intervals."""
 
 from __future__ import annotations
 
