@@ -56,7 +56,7 @@ class Year:
         self.options, self.arm = options, str(options.arm)
         self.base = bases.load(options.base)
         header = header_of(self.base, threads)
-        keys = ("text", "epochs", "batch_tokens", "replay", "shards", "objective", "seed")
+        keys = ("text", "epochs", "batch_tokens", "replay", "shards", "objective", "hard", "seed")
         header["asked"] = {key: str(getattr(options, key)) for key in keys}
         self.results = Results(options.work / f"{self.arm}.json", header, resume=True)
         self.home = options.work / self.arm / "home"
@@ -126,7 +126,11 @@ class Year:
         if self.arm == "shards":  # of each shard in January
             text = round(text / options.shards)
         return Recipe(
-            text_tokens=text, epochs=options.epochs, batch_tokens=options.batch_tokens, objective=options.objective
+            text_tokens=text,
+            epochs=options.epochs,
+            batch_tokens=options.batch_tokens,
+            objective=options.objective,
+            hard_labels=options.hard,
         )
 
     def leave_for_retraining(self, month: int) -> None:
@@ -382,7 +386,8 @@ def _last_ones(file: Path) -> Iterator[tuple[str, Any]]:
     chip = told["machine"].get("gpu") or told["machine"]["cpu"]
     for row in told["rows"]:
         if row.get("month") == _done(LAST) and "flipped" in row["scores"]:
-            yield f"{row['arm']}, {asked['objective']}, replay {asked['replay']}, seed {asked['seed']}, {chip}", row
+            objective = f"{asked['objective']} {asked.get('hard', '')}".strip()
+            yield f"{row['arm']}, {objective}, replay {asked['replay']}, seed {asked['seed']}, {chip}", row
 
 
 def _kept_of(mine: Sequence[float], truths: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -419,6 +424,7 @@ def main() -> None:
     made.add_argument("--replay", type=float, default=0.5)
     made.add_argument("--shards", type=int, default=8)
     made.add_argument("--objective", default="sft")
+    made.add_argument("--hard", type=float, default=0.0, help="distilled: the part that is the text's own token")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--items", type=int, default=20, help="of each task of the gauntlet; 0 leaves it out")
     made.add_argument("--retrained", type=_months, default=(5, 11), help="months, counted from 0")

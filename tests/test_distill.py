@@ -1,5 +1,6 @@
 """The laws of learning from a teacher that has the document open."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Sequence
@@ -322,6 +323,37 @@ def test_what_the_teacher_reads_the_student_comes_to_know(tiny_base: Base, tmp_p
         return sum(forward_backward(engine, [PassRow(seat, r.ids, r.learn, soft=r.soft) for r in taught])) - entropy
 
     assert divergence(trained.adapter) < 0.3 * divergence(LoRA(rank=8).fresh(tiny_base, seed=0))
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.3, 1.0])
+def test_hard_labels_are_the_teachers_loss_and_the_texts_in_their_parts(
+    hard: float, exact_base: Base, tmp_path: Path
+) -> None:
+    engine = Engine(exact_base)
+    plain = row_file(EXAMPLES, exact_base, tmp_path / "rows")
+    soft = read_by_teacher(engine, tmp_path / "rows", reading(EXAMPLES), tmp_path / "teacher")
+    both = read_by_teacher(engine, tmp_path / "rows", reading(EXAMPLES), tmp_path / "teacher", hard=hard)
+    seat = engine.load(LoRA(rank=2).fresh(exact_base, seed=0), trainable=True)
+
+    def losses(rows: Sequence[Row]) -> list[float]:
+        return forward_backward(engine, [PassRow(seat, r.ids, r.learn, soft=r.soft) for r in rows])
+
+    expected = [(1 - hard) * s + hard * t for s, t in zip(losses(soft), losses(plain), strict=True)]
+    assert losses(both) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_checkpoint_of_other_hard_labels_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+    engine = Engine(tiny_base)
+    row_file(EXAMPLES, tiny_base, tmp_path / "rows")
+    for hard in (0.0, 0.5):
+        taught = read_by_teacher(engine, tmp_path / "rows", reading(EXAMPLES), tmp_path / "teacher", hard=hard)
+        with pytest.raises(StaleRun) if hard else contextlib.nullcontext():
+            train(engine, job(taught, 600), checkpoint=tmp_path / "checkpoint")
+
+
+def test_hard_labels_without_a_teacher_are_refused() -> None:
+    with pytest.raises(BadSetting, match="hard_labels"):
+        Recipe(hard_labels=0.5)
 
 
 def test_a_checkpoint_of_another_objective_is_refused(tiny_base: Base, tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ class Recipe:
     objective: str = "sft"
     """What is learnt: 'sft' the text's own tokens; 'distill' in place of each what the base holds likely there with
     the passages open before it."""
+    hard_labels: float = 0.0
+    """With 'distill': the part of what is learnt in each place that is the text's own token; 0 is all the reader's,
+    1 all the text's (Hinton et al. 2015)."""
     lr: float | None = None
     """Highest learning rate; None takes what suits the kind of adapter."""
     batch_tokens: int = 256
@@ -179,6 +182,7 @@ class Recipe:
             "rank": self.rank is None or 1 <= self.rank <= 512,
             "alpha": self.alpha is None or 0 < self.alpha < 1e6,
             "top_layers": self.top_layers is None or self.top_layers >= 1,
+            "hard_labels": 0 <= self.hard_labels <= (self.objective == "distill"),
             "lr": self.lr is None or 0 < self.lr < 1,
             "batch_tokens": 64 <= self.batch_tokens <= 65536,
             "canaries": 0 <= self.canaries <= 1000,

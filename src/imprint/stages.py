@@ -268,7 +268,9 @@ def taught_by_reader(
         stopwatch.tick()
         watch.progress("examples read", done, n, f"{rate:.0f} tokens/s")
 
-    rows = read_by_teacher(engine, run.path / "rows", reading, run.path / "teacher", progress=progress)
+    rows = read_by_teacher(
+        engine, run.path / "rows", reading, run.path / "teacher", hard=recipe.hard_labels, progress=progress
+    )
     stopwatch.keep()
     return replace(job, rows=rows)
 

@@ -4,6 +4,8 @@ The teacher reads each row once, after the passages that the row was made from, 
 learnt place are kept on disk beside the rows. Training then goes as ever, with these in place of the tokens. A row
 that tells of no passage (replay) is read as it is: there the student is to stay what the base was. See context
 distillation (arXiv 2209.15189); only the likeliest tokens of each place are kept, as in Cartridges (2506.06266).
+A part of the target may stay with the row's own token, the hard label of Hinton et al. (1503.02531): a small reader
+goes on saying what it believes where the passage says otherwise.
 
     order.bin      numbers of the rows in the order in which they were read, int64: those about one text together
     ids.bin        for each learnt token of these rows, one after another, the teacher's K likeliest: uint16, or
@@ -52,9 +54,11 @@ Progress = Callable[[int, int, float], None]
 class TaughtRows(RowFile):
     """Rows on disk, each with what the teacher says to it."""
 
-    def __init__(self, rows: Path, folder: Path) -> None:
-        """`rows` as RowFile.write() left it, `folder` as read_by_teacher() did."""
+    def __init__(self, rows: Path, folder: Path, hard: float = 0.0) -> None:
+        """`rows` as RowFile.write() left it, `folder` as read_by_teacher() did. `hard`: the part of each target
+        that is the row's own token."""
         super().__init__(rows)
+        self.hard = hard
         done = json.loads((folder / "done.json").read_text("utf-8"))
         self.teacher_hash: str = done["hash"]
         shape = (-1, int(done["k"]))
@@ -67,10 +71,22 @@ class TaughtRows(RowFile):
 
     def _soft(self, i: int) -> Soft:
         start, end = self._spans[i]
-        return Soft(self._ids[start:end], self._logprobs[start:end])
+        soft = Soft(self._ids[start:end], self._logprobs[start:end])
+        return with_hard_labels(soft, self._learnt_tokens(i), self.hard) if self.hard else soft
 
     def __repr__(self) -> str:
-        return f"TaughtRows({len(self)} rows, {self.hash}, {self.teacher_hash})"
+        hard = f", {self.hard:g} hard" if self.hard else ""
+        return f"TaughtRows({len(self)} rows, {self.hash}, {self.teacher_hash}{hard})"
+
+
+def with_hard_labels(soft: Soft, tokens_L: np.ndarray, hard: float) -> Soft:
+    """The teacher's targets times 1 - hard, and `hard` for the text's own token in each place beside them."""
+    own_L1 = tokens_L.reshape(-1, 1)
+    ids_LK = np.concatenate([soft.ids_LK.astype(np.int64), own_L1.astype(np.int64)], 1)
+    weights_LK = np.exp(np.concatenate([soft.logprobs_LK.astype(np.float64), np.zeros(own_L1.shape)], 1))
+    weights_LK *= np.array([1 - hard] * (ids_LK.shape[1] - 1) + [hard])
+    with np.errstate(divide="ignore"):  # nothing of the teacher where all is the text's own
+        return Soft(ids_LK, np.log(weights_LK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +104,16 @@ class Reading:
 
 
 def read_by_teacher(
-    engine: Engine, rows: Path, reading: Reading, folder: Path, *, progress: Progress | None = None
+    engine: Engine,
+    rows: Path,
+    reading: Reading,
+    folder: Path,
+    *,
+    hard: float = 0.0,
+    progress: Progress | None = None,
 ) -> TaughtRows:
-    """The rows with the teacher's targets, which are made in `folder` unless they are there already.
+    """The rows with the teacher's targets, which are made in `folder` unless they are there already; `hard` as
+    TaughtRows has it.
 
     After an interruption the same call goes on with the first pass that is not written down. Raises BadInput for
     an example that tells of a passage that is not there."""
@@ -107,7 +130,7 @@ def read_by_teacher(
         with _Sheets(folder, k, dtype) as sheets:
             _read(engine, plain, reading, sheets, progress)
         _write(folder / "done.json", {"hash": _hash(folder, made_of), "k": k, "ids": dtype.name})
-    return TaughtRows(rows, folder)
+    return TaughtRows(rows, folder, hard)
 
 
 def _read(engine: Engine, plain: RowFile, reading: Reading, sheets: _Sheets, progress: Progress | None) -> None:

@@ -84,6 +84,13 @@ class RowFile(Sequence[Row]):
         counts: np.ndarray = np.add.reduceat(self._learn, starts, dtype=np.int64) if len(self) else starts
         return counts - self._learn[starts]
 
+    def _learnt_tokens(self, i: int) -> np.ndarray:
+        """The tokens of a row that carry a loss, in their order."""
+        end = int(self._ends[i])
+        first = end - int(self.lengths[i]) + 1
+        tokens: np.ndarray = self._tokens[first:end][self._learn[first:end]]
+        return tokens
+
     def _soft(self, i: int) -> Soft | None:
         """What a teacher says to this row: nothing here."""
         return None
