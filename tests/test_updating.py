@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def written(folder: Path, **changes: str | None) -> Path:
 
 def first(base: Base, folder: Path, home: Path, shards: int = 3) -> Taught:
     return updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=shards, questions=[], date="2026-01-01")
+
+
+@dataclass
+class Killed:
+    """A watch that ends the work where a stage begins."""
+
+    at: str = "Training"
+
+    def stage(self, text: str) -> None:
+        if text == self.at:
+            raise KeyboardInterrupt
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
 
 def text_of(taught: Taught) -> str:
@@ -221,3 +237,31 @@ def test_documents_are_only_divided_anew_when_all_is_retrained(base: Base, home:
     first(base, written(tmp_path / "d"), home, shards=1)
     with pytest.raises(BadSetting, match="--way retrain"):
         updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, shards=2)
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_an_update_that_was_killed_goes_on_with_the_day_on_which_it_began(
+    known_before: bool, base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if known_before:
+        first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED)
+    wanted = {"base": base, "home": home, "recipe": RECIPE, "questions": []}
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-01T23:59:00+00:00")
+    with pytest.raises(KeyboardInterrupt):
+        updating.update("acme", folder, watch=Killed(), **wanted)
+    begun = {run.name for run in (home / "runs").iterdir()}
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-02T00:01:00+00:00")
+    taught = updating.update("acme", folder, **wanted)
+    assert taught.version.details["as_of"] == "2026-03-01"
+    assert {e["since"] for e in taught.version.details["manifest"] if e["source"] == "kestrel.md" and not e["until"]} == {"2026-03-01"}
+    assert {run.name for run in (home / "runs").iterdir()} < begun  # nothing begun anew, and the note of the day is gone
+
+
+def test_an_estimate_begins_no_update(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED)
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-01T12:00:00+00:00")
+    updating.estimate(updating.Update("acme", folder), base=base, home=home)
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-05T12:00:00+00:00")
+    assert updating.update("acme", folder, base=base, home=home).version.details["as_of"] == "2026-03-05"

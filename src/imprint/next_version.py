@@ -85,6 +85,9 @@ class Next:
     def choose_way(self, base: Base) -> str:
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Keeps what a call that goes on after a kill must find: nothing was written so far."""
+
     def extra(self) -> dict[str, Any]:
         """What else stands in the version's details."""
         return {}
@@ -121,6 +124,7 @@ class Next:
                 f"{parent} was taught on {parent.base}, and the base in memory is {base.name}. To move a name to "
                 f"another base: imprint rebase {self.name} --base {base.name}."
             )
+        self.begin()
         self.now.keep(self.home)
         self.look(base)
         self.settled.tell(self.watch)
@@ -463,10 +467,8 @@ def documents_of(histories: Sequence[History]) -> frozenset[str]:
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-def checked_date(date: str | None) -> str:
-    """An ISO date; today's where none is said. Raises BadSetting."""
-    if date is None:
-        return clock.now()[:10]
+def checked_date(date: str) -> str:
+    """An ISO date. Raises BadSetting."""
     try:
         return datetime.date.fromisoformat(date).isoformat()
     except ValueError:
