@@ -12,11 +12,14 @@ import imprint
 from conftest import make_tiny_base
 from imprint import updating
 from imprint.base import Base
-from imprint.errors import BadInput, BadSetting
+from imprint.engine import Engine
+from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
 from imprint.recipe import Recipe
+from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.taught import Taught
+from imprint.training.service import Service
 
 TEXTS = {
     "kestrel.md": "# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green.\n\n## Shop\n\nThe shop opens at 10:00.\n",
@@ -265,3 +268,37 @@ def test_an_estimate_begins_no_update(base: Base, home: Path, tmp_path: Path, mo
     updating.estimate(updating.Update("acme", folder), base=base, home=home)
     monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-05T12:00:00+00:00")
     assert updating.update("acme", folder, base=base, home=home).version.details["as_of"] == "2026-03-05"
+
+
+def begun_and_stale(base: Base, home: Path, folder: Path) -> updating.Update:
+    """A first version of two shards, stopped before its training, of which the second cannot be taken up."""
+    wanted = updating.Update("stale", folder, recipe=RECIPE, shards=2, questions=[], date="2026-01-01")
+    with pytest.raises(KeyboardInterrupt):
+        updating.update_many([wanted], base=base, home=home, watch=Killed())
+    (last,) = [run for run in (home / "runs").iterdir() if "27 days" in (run / "examples.jsonl").read_text("utf-8")]
+    RunFolder(last / "checkpoint").write("state", {})
+    return wanted
+
+
+def test_of_an_update_that_fails_nothing_is_left_in_the_service(base: Base, home: Path, tmp_path: Path) -> None:
+    stale, service = begun_and_stale(base, home, written(tmp_path / "d")), Service(Engine(base))
+    with pytest.raises(StaleRun):
+        updating.update_many([stale], home=home, service=service)
+    assert not service.run_pass()  # what was handed in of its first shard is gone too
+
+
+@pytest.mark.parametrize("stage", ["written", "handed in"])
+def test_where_an_update_fails_the_others_are_published(stage: str, base: Base, home: Path, tmp_path: Path) -> None:
+    sound = updating.Update("sound", written(tmp_path / "d"), recipe=RECIPE, questions=[])
+    if stage == "written":
+        failing = updating.Update("empty", written(tmp_path / "e", kestrel="# -\n", canteen=None, vacation=None), recipe=RECIPE)
+    else:
+        failing = begun_and_stale(base, home, tmp_path / "d")
+    service = Service(Engine(base))
+    service.start()
+    try:
+        with pytest.raises((StaleRun, NothingToTeach)):
+            updating.update_many([failing, sound], home=home, service=service)
+    finally:
+        service.close()
+    assert [str(head) for head in Registry(home).heads()] == ["sound@1"]

@@ -27,7 +27,7 @@ from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
 from imprint.errors import BadInput, BadSetting
 from imprint.evaluation.closed_book import Question, normalised
-from imprint.pipeline import finish, latest_of
+from imprint.pipeline import latest_of, train_and_publish
 from imprint.recipe import Recipe, recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
@@ -443,7 +443,7 @@ class Next:
 
 
 def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service: Service | None) -> list[Taught]:
-    """Prepares, trains and publishes what was started."""
+    """Prepares, trains and publishes what was started; where one fails, the others are published first."""
     if not started:
         return []
     unchanged = [each.unchanged() for each in started]
@@ -452,13 +452,15 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
     watch.stage("Opening the base model")
     model = service.engine.base if service else base if isinstance(base, Base) else started[0].open_base(base)
     engine = service.engine if service else Engine(model)
+    ready: list[Next] = []
+    failed: list[Exception] = []
     for each in started:
-        each.prepare(engine)
-    mine = service or Service(engine)
-    waiting = [each for each in started if each.hand_in(mine)]
-    if waiting:
-        watch.stage("Training")
-    finish(waiting, mine, engine, elsewhere=service is not None)
+        try:
+            each.prepare(engine)
+            ready.append(each)
+        except Exception as error:  # whatever it was, the others go on
+            failed.append(error)
+    train_and_publish(ready, service, engine, watch, failed)
     return [each.taught for each in started]
 
 
