@@ -292,6 +292,43 @@ def test_a_new_registry_may_be_opened_by_many_processes_at_once(tmp_path: Path) 
     assert [process.exitcode for process in opening] == [0, 0, 0, 0]
 
 
+def _follow(home: Path, source: Path, gate: Barrier) -> None:
+    gate.wait(timeout=60)
+    try:
+        publish(Registry(home), source, parent=1, follows=1)
+    except BadInput as error:
+        sys.exit(str(error))
+
+
+def test_of_many_who_follow_one_version_at_once_one_is_published(registry: Registry, tmp_path: Path) -> None:
+    publish(registry, adapter_folder(tmp_path / "a"))
+    crowd = multiprocessing.get_context("spawn")
+    gate = crowd.Barrier(4)
+    sources = [adapter_folder(tmp_path / str(n), fill=float(n)) for n in range(4)]
+    following = [crowd.Process(target=_follow, args=(registry.home, source, gate)) for source in sources]
+    for process in following:
+        process.start()
+    for process in following:
+        process.join()
+    assert sorted(process.exitcode for process in following) == [0, 1, 1, 1]
+    assert [v.number for v in registry.versions("handbook")] == [1, 2]
+
+
+@pytest.mark.parametrize("follows", [0, 1, 3])
+def test_what_does_not_follow_the_latest_version_is_refused(follows: int, registry: Registry, tmp_path: Path) -> None:
+    source = adapter_folder(tmp_path / "a")
+    shards = [adapter_folder(tmp_path / str(n), fill=float(n)) for n in range(2)]
+    told = {"base": "smol", "corpus_hash": "c0", "recipe": {}, "now": NOW}
+    publish(registry, source)
+    publish(registry, source)
+    for refused in (lambda: publish(registry, source, follows=follows), lambda: registry.publish_shards("handbook", shards, follows=follows, **told)):
+        with pytest.raises(BadInput, match="published meanwhile"):
+            refused()
+    assert files.addresses(registry.home) == [registry.latest("handbook").adapter_hash]  # nothing of it is left
+    assert publish(registry, source, follows=2).number == 3
+    assert publish(registry, source, "other", follows=0).number == 1
+
+
 def _publish_some(home: Path, source: Path, n: int) -> list[int]:
     return [publish(Registry(home), source).number for _ in range(n)]
 

@@ -27,6 +27,7 @@ TEXTS = {
     "vacation.md": "# Vacation rules\n\nEvery employee of Acme has 27 days of paid vacation a year. Requests must reach Hedda Strouvian by 31 March.\n",
 }
 RECIPE = Recipe(mix={"cloze": 2.0, "excerpts": 1.0}, text_tokens=600, epochs=1.0)
+CLOZE = Recipe(mix={"cloze": 1.0}, text_tokens=300, epochs=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,7 @@ def test_of_an_update_that_fails_nothing_is_left_in_the_service(base: Base, home
 def test_where_an_update_fails_the_others_are_published(stage: str, base: Base, home: Path, tmp_path: Path) -> None:
     sound = updating.Update("sound", written(tmp_path / "d"), recipe=RECIPE, questions=[])
     if stage == "written":
-        failing = updating.Update("empty", written(tmp_path / "e", kestrel="# -\n", canteen=None, vacation=None), recipe=RECIPE)
+        failing = updating.Update("empty", written(tmp_path / "e", kestrel=None, canteen=None, vacation=None, index="12\n"), recipe=CLOZE)
     else:
         failing = begun_and_stale(base, home, tmp_path / "d")
     service = Service(Engine(base))

@@ -366,12 +366,12 @@ class Next:
         places: list[Path | str] = [self._place(part, engine) for part in self.parts]
         folders = [place if isinstance(place, Path) else self.registry.folder_at(place) for place in places]
         self.check(engine, folders)
-        self._still_follows()
         told: dict[str, Any] = {
             "base": engine.base.name,
             "corpus_hash": self.now.hash,
             "recipe": self.recipe.as_json(),
             "parent": self.parent.number if self.parent else None,
+            "follows": self.parent.number if self.parent else 0,
             "details": self.details(engine.base),
             "now": clock.now(),
         }
@@ -386,7 +386,8 @@ class Next:
         self.taught = Taught(version, self.registry, self.home, engine.base)
 
     def _still_follows(self) -> None:
-        """Raises BadInput where something else was published since this began: it would undo that."""
+        """Raises BadInput where something else was published since this began, before anything is spent on what the
+        registry would refuse."""
         latest = latest_of(self.registry, self.name)
         if (latest and latest.number) != (self.parent and self.parent.number):
             raise BadInput(f"Another version of {self.name} was published meanwhile. Give the command again.")

@@ -101,15 +101,18 @@ class Registry:
         corpus_hash: str,
         recipe: Mapping[str, Any],
         parent: int | None = None,
+        follows: int | None = None,
         details: Mapping[str, Any] | None = None,
         now: str,
     ) -> Version:
         """The next version of this name, made of the folder's files.
 
-        Visible as a whole or not at all. `now` is ISO 8601, UTC."""
+        Visible as a whole or not at all. `now` is ISO 8601, UTC. `follows`: the number of the latest version as
+        this one was made from it, 0 where there was none; BadInput where another is the latest by now. None
+        follows whatever that is."""
         names.check_name(name)
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
-        return self._publish(draft, _without_sums(files.plain_files(Path(folder))))
+        return self._publish(draft, _without_sums(files.plain_files(Path(folder))), follows=follows)
 
     def publish_shards(
         self,
@@ -120,13 +123,14 @@ class Registry:
         corpus_hash: str,
         recipe: Mapping[str, Any],
         parent: int | None = None,
+        follows: int | None = None,
         details: Mapping[str, Any] | None = None,
         now: str,
     ) -> Version:
         """The next version of this name, made of several adapters: folders, and addresses of such as are here
         already (of another version), which are not copied.
 
-        Visible as a whole or not at all."""
+        Visible as a whole or not at all. `follows` as in publish()."""
         names.check_name(name)
         if len(shards) < 2:
             raise BadInput("A version of shards has two or more of them. Publish a single adapter by itself.")
@@ -134,18 +138,18 @@ class Registry:
         put = [s if isinstance(s, str) else files.put(self.home, s) for s in new]
         listing = json.dumps({"shards": put}, indent=1) + "\n"
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
-        return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put)
+        return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put, follows=follows)
 
     def again(self, version: Version, *, details: Mapping[str, Any], now: str) -> Version:
         """The next version of its name with the very files, documents and reports of this one, and its details with
-        others put in."""
+        others put in. BadInput where another is published meanwhile."""
         with self._reading() as db:
             there = _find(db, version.name, version.number)
             reports, shards = _reports(db, there), _shards(db, there)
         latest = self.latest(version.name).number
         draft = replace(there, parent=latest, created_at=now, details={**there.details, **details})
         source = _without_sums(files.plain_files(files.path(self.home, there.adapter_hash)))
-        return self._publish(draft, source, reports, shards)
+        return self._publish(draft, source, reports, shards, follows=latest)
 
     def add_report(self, version: Version, report: Report) -> None:
         """Keeps what was measured on this version. Reports are added, never changed."""
@@ -365,28 +369,37 @@ class Registry:
         source: files.Files,
         reports: Reports | None = None,
         shards: Sequence[str] = (),
+        follows: int | None = None,
     ) -> Version:
         """Files first, then the rows; the number and the address are filled in here."""
         recipe = records.dumps(draft.recipe, "The recipe")
         details = records.dumps(draft.details, "The details")
         bodies = [_body(report) for report in reports or []]
         address = files.put(self.home, source)
-        with self._writing() as db:
-            if draft.parent is not None:
-                _find(db, draft.name, draft.parent)
-            # Another process may have removed the last version with these files since they were put.
-            if not files.path(self.home, address).is_dir():
-                files.put(self.home, source)
-            for shard in shards:
-                if not files.path(self.home, shard).is_dir():
-                    raise BrokenStore(f"The shard {shard[:12]}... was removed meanwhile. Give the command again.")
-            version = _insert_version(db, draft, address, recipe, details)
-            db.executemany(
-                "INSERT INTO shards VALUES (?, ?, ?, ?)",
-                [(version.name, version.number, place, shard) for place, shard in enumerate(shards)],
-            )
-            for body in bodies:
-                _insert_report(db, version, body)
+        try:
+            with self._writing() as db:
+                # Under the lock, so that of two who both follow the same version only one can.
+                _check_latest(db, draft.name, follows)
+                if draft.parent is not None:
+                    _find(db, draft.name, draft.parent)
+                # Another process may have removed the last version with these files since they were put.
+                if not files.path(self.home, address).is_dir():
+                    files.put(self.home, source)
+                for shard in shards:
+                    if not files.path(self.home, shard).is_dir():
+                        raise BrokenStore(
+                            f"The shard {shard[:12]}... was removed meanwhile. Give the command again."
+                        )
+                version = _insert_version(db, draft, address, recipe, details)
+                db.executemany(
+                    "INSERT INTO shards VALUES (?, ?, ?, ?)",
+                    [(version.name, version.number, place, shard) for place, shard in enumerate(shards)],
+                )
+                for body in bodies:
+                    _insert_report(db, version, body)
+        except BadInput:
+            self._drop_unused([address, *shards])
+            raise
         return version
 
     def _import_export(self, folder: Path, name: str, now: str) -> Version:
@@ -479,6 +492,13 @@ def _latest(db: sqlite3.Connection, name: str) -> Version:
     if found := _of_name(db, name, "ORDER BY number DESC LIMIT 1"):
         return found[0]
     raise _no_such_name(db, name)
+
+
+def _check_latest(db: sqlite3.Connection, name: str, expected: int | None) -> None:
+    """Raises BadInput where another version than the expected one is the latest: what follows would undo it."""
+    (latest,) = db.execute("SELECT coalesce(max(number), 0) FROM versions WHERE name = ?", [name]).fetchone()
+    if expected not in (None, latest):
+        raise BadInput(f"Another version of {name} was published meanwhile. Give the command again.")
 
 
 def _no_such_name(db: sqlite3.Connection, name: str) -> NoSuchAdapter:
