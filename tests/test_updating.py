@@ -15,6 +15,7 @@ from imprint.base import Base
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
+from imprint.housekeeping import verify
 from imprint.recipe import Recipe
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
@@ -303,3 +304,48 @@ def test_where_an_update_fails_the_others_are_published(stage: str, base: Base, 
     finally:
         service.close()
     assert [str(head) for head in Registry(home).heads()] == ["sound@1"]
+
+
+INDEX = "12\n"
+"""A document without a sentence."""
+
+
+def of(taught: Taught, source: str) -> tuple[str, int | None]:
+    """A document that holds, and the adapter that knows it, as the manifest has them."""
+    (entry,) = [e for e in taught.version.details["manifest"] if e["source"] == source and not e["until"]]
+    return entry["document"], entry["shard"]
+
+
+def is_taught(taught: Taught, document: str) -> bool:
+    parts = taught.version.details.get("shards") or [{**taught.version.details, "documents": []}]
+    named = [id for part in parts for id in (*part["documents"], *part["saw"], *part["taught"])]
+    return any(document in id for id in named)
+
+
+@pytest.mark.parametrize(("way", "shards"), [("shards", 2), ("shards", 1), ("in_order", 1)])
+def test_a_document_without_a_sentence_is_in_the_manifest_and_in_no_adapter(
+    way: str, shards: int, base: Base, home: Path, tmp_path: Path
+) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=CLOZE, shards=shards, questions=[])
+    two = updating.update("acme", written(tmp_path / "d", index=INDEX), base=base, home=home, way=way)
+    document, shard = of(two, "index.md")
+    assert (shard, is_taught(two, document)) == (None, False)
+    assert (two.version.number, two.version.adapter_hash) == (2, one.version.adapter_hash)
+    assert verify(home).whole and verify(home).told == ()
+    three = updating.update("acme", written(tmp_path / "d", index=INDEX, kestrel=CHANGED), base=base, home=home)
+    assert "95 euros" in text_of(three)
+
+
+def test_a_first_version_is_made_without_a_document_that_says_nothing(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", index=INDEX)
+    one = updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=100, questions=[])
+    document, shard = of(one, "index.md")
+    assert (shard, is_taught(one, document), len(one.registry.shards(one.version))) == (None, False, 3)
+    assert {of(one, name)[1] for name in TEXTS} == {0, 1, 2}
+
+
+def test_a_first_version_of_nothing_but_such_documents_is_refused(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", kestrel=None, canteen=None, vacation="34\n", index=INDEX)
+    with pytest.raises(NothingToTeach):
+        updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=2, questions=[])
+    assert Registry(home).heads() == []

@@ -335,7 +335,7 @@ class _Without(Next):
         cut = {new.id: old.id for old, new in self.changes.changed}
         since = {e.document: e.since for e in self.old_manifest}
         kept = [e for e in self.old_manifest if e.document not in self.target.touched]
-        kept = [replace(e, shard=shard_of.get(e.document, e.shard)) for e in kept]
+        kept = [e if e.until else replace(e, shard=shard_of.get(e.document)) for e in kept]
         new = {d.id: d for _, d in self.changes.changed}
         entries = manifest.first(list(new.values()), self.date, shard_of)
         return kept + [replace(e, since=since.get(cut[e.document], e.since)) for e in entries]

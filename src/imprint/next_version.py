@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +27,7 @@ from imprint.continual.lessons import Amount, Shard
 from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
-from imprint.errors import BadInput, BadSetting
+from imprint.errors import BadInput, BadSetting, NothingToTeach
 from imprint.evaluation.closed_book import Question, normalised
 from imprint.pipeline import latest_of, train_and_publish
 from imprint.recipe import Recipe, recipe_of
@@ -74,6 +76,7 @@ class Next:
                 )
             self.old = kept
         self.parts: list[Part] = []
+        self.untaught: list[Document] = []
 
     # What kinds of next versions differ in.
     recipe: Recipe
@@ -133,7 +136,25 @@ class Next:
         self.run = RunFolder(self.home / "runs" / self._key(base))
         amount = self.amount()
         for shard in self.divided(self.way):
-            self.parts.append(self._part(shard, amount, engine))
+            run = RunFolder(self.run.path / f"shard-{shard.place}")
+            try:
+                self.parts.append(self._part(shard, run, amount, engine))
+            except NothingToTeach as error:
+                nothing = error
+                self.leave_out(shard.documents, run)
+        with contextlib.suppress(OSError):
+            self.run.path.rmdir()  # empty where all of what was to be trained was left out
+        if not self.parts:
+            raise nothing
+
+    def leave_out(self, some: Sequence[Document], run: RunFolder) -> None:
+        """Takes documents into the version of which nothing can be taught: they are in the manifest and in no
+        adapter."""
+        self.untaught += some
+        shutil.rmtree(run.path, ignore_errors=True)
+        if some:
+            named = ", ".join(d.source for d in some[:5]) + (" ..." if len(some) > 5 else "")
+            self.watch.say(f"Nothing is taught of {named}: no sentence stands there that is told nowhere else.")
 
     def look(self, base: Base) -> None:
         """Compares passages."""
@@ -282,21 +303,19 @@ class Next:
                 if places == {place} if places else heirs.get(old) == place:
                     yield example
 
-    def _part(self, shard: Shard, amount: Amount, engine: Engine) -> Part:
-        """A shard as it was, or its lesson."""
-        mine = shard.heir
-        old = self.entries[mine] if mine is not None else {}
-        documents_now = [d.id for d in shard.documents]
-        if mine is not None and not self.trains(shard, self.way):
-            address = self._addresses()[mine]
-            taught = [self.carried.now[id].id for id in old["taught"] if id in self.carried.now]
-            return Part(shard.documents, {**old, "documents": documents_now, "taught": taught}, address)
-        run = RunFolder(self.run.path / f"shard-{shard.place}")
+    def _part(self, shard: Shard, run: RunFolder, amount: Amount, engine: Engine) -> Part:
+        """A shard as it was, or its lesson. Raises NothingToTeach."""
         recipe = self._sized()
-        lesson = lessons.prepare(
-            run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since(),
-            silent=self.settled.silent,
-        )  # fmt: skip
+        if self.trains(shard, self.way):
+            shard = lessons.write(
+                run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since(),
+                silent=self.settled.silent,
+            )  # fmt: skip
+        if shard.heir is not None and not self.trains(shard, self.way):
+            return self._as_it_was(shard, shard.heir, run)
+        lesson = lessons.prepare(run, shard, amount, engine, recipe, self.seed, self.watch)
+        old = self.entries[shard.heir] if shard.heir is not None else {}
+        documents_now = [d.id for d in shard.documents]
         in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
         entry = {
             "documents": documents_now,
@@ -310,6 +329,16 @@ class Next:
             "audit": lesson.audit,
         }
         return Part(shard.documents, entry, run=run, job=lesson.job)
+
+    def _as_it_was(self, shard: Shard, heir: int, run: RunFolder) -> Part:
+        """The adapter before, which has nothing to learn: documents that came to it are not among its own."""
+        old, old_of = self.entries[heir], self.changes.old_of
+        taught = [self.carried.now[id].id for id in old["taught"] if id in self.carried.now]
+        known = {*old["documents"], *(id.rpartition(":")[0] for id in taught)}
+        here = tuple(d for d in shard.documents if d.id in known or old_of.get(d.id) in known)
+        self.leave_out([d for d in shard.documents if d not in here], run)
+        entry = {**old, "documents": [d.id for d in here], "taught": taught}
+        return Part(here, entry, self._addresses()[heir])
 
     def trains(self, shard: Shard, way: str) -> bool:
         """Whether there is anything to train in a shard. Adapters that go on learning unlearn nothing, so that what

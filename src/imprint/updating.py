@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,26 +20,26 @@ from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
 from imprint.continual.tombstones import refuse_forgotten
-from imprint.continual.verdicts import verdicts
+from imprint.continual.verdicts import Verdicts, verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.documents.loaders import Loaded
 from imprint.engine import Engine
-from imprint.errors import BadInput, BadSetting, HeldBack
+from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
 from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told
 from imprint.pipeline import DEFAULT_BUDGET
-from imprint.planner import parse_budget
+from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
 from imprint.run_folder import RunFolder
 from imprint.stages import Prepared, began, began_on, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
-from imprint.types import Document, Version, content_hash
+from imprint.types import Document, Passage, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -281,13 +281,35 @@ class _Updating(Next):
                 self.home, Corpus(here).hash, self.recipe, within, model, self.seed,
                 f"{self.name}#{place} {self.date}", given,
             )  # fmt: skip
-            prepared = prepare(
-                run, mine, engine, self.recipe, within, self.seed, given, self.watch,
-                since=held, silent=settled.silent, more=partial(settled.examples, mine, seed=self.seed),
-            )  # fmt: skip
-            entry = _first_entry(prepared, here, documents_of(settled.histories(mine)))
-            self.parts.append(Part(here, entry, run=run, job=prepared.job))
-            self.asked += [] if wanted.questions else (run.read_questions() or ([], ""))[0]
+            try:
+                self.parts.append(self._first_part(run, here, mine, within, engine, held, settled))
+            except NothingToTeach as error:
+                nothing = error
+                self.leave_out(here, run)
+        if not self.parts:
+            raise nothing
+
+    def _first_part(
+        self,
+        run: RunFolder,
+        here: tuple[Document, ...],
+        passages: Sequence[Passage],
+        within: Budget | None,
+        engine: Engine,
+        held: Mapping[str, str],
+        settled: Verdicts,
+    ) -> Part:
+        """A shard of a first version, written. `held`: by document id since when. Raises NothingToTeach."""
+        if not passages:
+            raise NothingToTeach(f"{here[0].source} holds no text, or none that other documents do not hold too.")
+        given = given_questions(self.wanted.questions)
+        prepared = prepare(
+            run, passages, engine, self.recipe, within, self.seed, given, self.watch,
+            since=held, silent=settled.silent, more=partial(settled.examples, passages, seed=self.seed),
+        )  # fmt: skip
+        self.asked += [] if self.wanted.questions else (run.read_questions() or ([], ""))[0]
+        entry = _first_entry(prepared, here, documents_of(settled.histories(passages)))
+        return Part(here, entry, run=run, job=prepared.job)
 
     def details(self, base: Base) -> dict[str, Any]:
         if self.parent is not None:
