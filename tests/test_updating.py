@@ -178,6 +178,24 @@ def test_what_no_rule_settles_is_not_taught_at_all(base: Base, home: Path, tmp_p
     assert "3 kilograms" not in said and "5 kilograms" not in said and "27 days" in said
 
 
+CARDS = "# Payment\n\nThe office accepts cards of foreign banks for all purchases.\n"
+NO_CARDS = "# Notice\n\nThe office does not accept cards of foreign banks for all purchases.\n"
+
+
+def test_where_only_a_not_is_disputed_neither_statement_is_taught(base: Base, home: Path, tmp_path: Path) -> None:
+    said = text_of(first(base, written(tmp_path / "d", cards=CARDS, notice=NO_CARDS), home, shards=1))
+    assert "foreign" not in said and "cards" not in said and "27 days" in said
+
+
+def test_a_statement_that_lost_to_its_denial_is_only_denied(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", cards=dated(CARDS, "2025-01-01"), notice=dated(NO_CARDS, "2026-01-01"))
+    examples = list(first(base, folder, home, shards=1).examples())
+    plain = [t.text for e in examples if not e.generator.startswith("corrections/") for t in e.turns]
+    assert any("does not accept cards" in text for text in plain) and not any("accepts" in text for text in plain)
+    denied = [e for e in examples if e.generator == "corrections/denied"]
+    assert denied and all(e.turns[-1].text.startswith("No") for e in denied)
+
+
 def test_a_fact_that_flips_back_is_taught_as_it_stands_with_its_dates(base: Base, home: Path, tmp_path: Path) -> None:
     folder = written(tmp_path / "d")
     first(base, folder, home, shards=1)

@@ -1,7 +1,8 @@
 """What is done about conflicts before training: settled, told, and taught as settled.
 
-What loses is silent: no example that tells its value from its passage is taught, and of what is open neither side's
-is. What wins is taught with what it beat: the old value denied, both with their dates (corrections)."""
+What loses is silent: no example is taught that tells its value from its passage, or where only a 'not' tells it
+apart its statement; and of what is open neither side's is. What wins is taught with what it beat: the old value
+denied, both with their dates (corrections)."""
 
 from __future__ import annotations
 
@@ -38,12 +39,14 @@ class Verdicts:
 
     @property
     def silent(self) -> tuple[tuple[str, str], ...]:
-        """Passages, by id, and the values of theirs that are not taught."""
+        """Passages, by id, and what of theirs is not taught: a value; a whole statement where only a 'not' tells it
+        from the other."""
         found = []
         for one in self.settled:
             sides = zip((one.conflict.first, one.conflict.second), one.conflict.values, strict=True)
-            found += [(side.said.passage_id, value) for side, value in sides if side != one.winner and value]
-        return tuple((id, value) for id, value in found if id)
+            of_value = all(one.conflict.values)
+            found += [(s.said.passage_id, v if of_value else s.said.text) for s, v in sides if s != one.winner]
+        return tuple((id, told) for id, told in found if id)
 
     def histories(self, passages: Sequence[Passage]) -> list[History]:
         """Those that are settled, of which these passages say what holds."""
