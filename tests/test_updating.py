@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,8 @@ import imprint
 from conftest import make_tiny_base
 from imprint import updating
 from imprint.base import Base
+from imprint.continual import corrections
+from imprint.continual.histories import History
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
@@ -21,6 +25,7 @@ from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.taught import Taught
 from imprint.training.service import Service
+from imprint.types import Example
 
 TEXTS = {
     "kestrel.md": "# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green.\n\n## Shop\n\nThe shop opens at 10:00.\n",
@@ -367,3 +372,19 @@ def test_a_first_version_of_nothing_but_such_documents_is_refused(base: Base, ho
     with pytest.raises(NothingToTeach):
         updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=2, questions=[])
     assert Registry(home).heads() == []
+
+
+def test_what_is_taught_of_a_change_is_made_once_for_all_ways(
+    base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first(base, written(tmp_path / "d"), home)
+    made: list[str] = []
+    whole = corrections._of_one
+
+    def counted(history: History, *more: Any) -> Iterator[Example]:
+        made.append(history.held[-1].said.text)
+        return whole(history, *more)
+
+    monkeypatch.setattr(corrections, "_of_one", counted)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home)
+    assert made and len(made) == len(set(made))

@@ -19,7 +19,7 @@ from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import Carried, Changes, carry
-from imprint.continual.corrections import corrections
+from imprint.continual.corrections import by_history
 from imprint.continual.fact_changes import fact_changes
 from imprint.continual.histories import History
 from imprint.continual.ledger import Ledger
@@ -170,6 +170,8 @@ class Next:
         self.settled = verdicts(
             self.passages, self.now.documents, self.since(), self.recipe, LocalWriter(base), seed=self.seed
         )
+        self.corrections = by_history(self.histories, seed=self.seed, said=self.passages)
+        self.settled_corrections = self.settled.by_history(self.passages, seed=self.seed)
         self._write_again_what_was_silent()
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
@@ -239,15 +241,16 @@ class Next:
         ids = {d.id for d in here}
         passages = tuple(p for p in self.passages if p.document_id in ids)
         told = [h for h in self.histories if self._place_of(h, shard_of) == place]
-        settled, fresh = list(self.settled.examples(passages, seed=self.seed)), {p.id for p in self.carried.fresh}
+        settled = [e for h in self.settled.histories(passages) for e in self.settled_corrections[h]]
+        fresh = {p.id for p in self.carried.fresh}
         shard = Shard(
             place, here, passages,
             fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
             gone=mine is None or self._lost(mine, ids),
             kept=partial(self._kept, place, shard_of),
-            corrections=(*corrections(told, seed=self.seed, said=self.passages), *settled),
+            corrections=(*(e for h in told for e in self.corrections[h]), *settled),
             news=(
-                *corrections(filter(self._is_news, told), seed=self.seed, said=self.passages),
+                *(e for h in filter(self._is_news, told) for e in self.corrections[h]),
                 *(e for e in settled if set(e.passages) & fresh),
             ),
             heir=mine,

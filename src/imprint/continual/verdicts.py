@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from imprint.continual.beliefs import Believer, beliefs
@@ -22,7 +23,7 @@ from imprint.continual.conflicts import (
     settle,
     settled_histories,
 )
-from imprint.continual.corrections import corrections
+from imprint.continual.corrections import by_history
 from imprint.continual.histories import History
 from imprint.recipe import Recipe
 from imprint.types import Document, Example, Passage
@@ -55,9 +56,13 @@ class Verdicts:
 
     def examples(self, passages: Sequence[Passage], *, seed: int) -> Iterator[Example]:
         """What is taught of those that are settled, of these passages."""
+        return chain.from_iterable(self.by_history(passages, seed=seed).values())
+
+    def by_history(self, passages: Sequence[Passage], *, seed: int) -> dict[History, tuple[Example, ...]]:
+        """The same, that of each by itself."""
         told = self.histories(passages)
         lost = {id for id, _ in self.silent}  # what they say is what is denied
-        return corrections(told, seed=seed, said=[p for p in passages if p.id not in lost])
+        return by_history(told, seed=seed, said=[p for p in passages if p.id not in lost])
 
     def tell(self, watch: Watch) -> None:
         """Shows them before anything is trained, the open ones first."""
