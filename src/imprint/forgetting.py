@@ -24,6 +24,7 @@ from imprint import clock
 from imprint.base import Base
 from imprint.continual import deletion_report, erasing, manifest, pending, ways
 from imprint.continual.changes import compare
+from imprint.continual.entries import entries_of, rank_of
 from imprint.continual.erasing import Erased, Traces
 from imprint.continual.lessons import REPLAY, Shard
 from imprint.continual.tombstones import Target, called, everything_known, named
@@ -32,7 +33,7 @@ from imprint.engine import Engine
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder, home_folder
-from imprint.next_version import Next, entries_of, make, rank_of
+from imprint.next_version import Next, make
 from imprint.recipe import recipe_of
 from imprint.registry import Registry, Tombstone
 from imprint.run_folder import RunFolder

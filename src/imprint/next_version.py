@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import clock, planner
+from imprint import clock
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
-from imprint.continual import shards as sharding
 from imprint.continual.changes import Carried, Changes, carry
 from imprint.continual.corrections import by_history
+from imprint.continual.entries import entries_of, parts_told, rank_of, told_and_met
 from imprint.continual.fact_changes import fact_changes
 from imprint.continual.histories import History
 from imprint.continual.ledger import Ledger
 from imprint.continual.lessons import Amount, Shard
+from imprint.continual.predecessor import Predecessor
 from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
@@ -36,10 +35,9 @@ from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
-from imprint.types import Document, Example, Version, content_hash
+from imprint.types import Document, Version, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
-from imprint.writing import is_silent
 
 
 @dataclass
@@ -176,6 +174,10 @@ class Next:
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
+        self.predecessor = Predecessor(
+            self.home / "runs", self.entries, self.old_manifest, self.now.documents, self.changes, self.carried,
+            self.settled.silent,
+        )  # fmt: skip
 
     def _write_again_what_was_silent(self) -> None:
         """Passages of which something was silent and is not, or the other way round, count as fresh."""
@@ -210,23 +212,12 @@ class Next:
     def divided(self, way: str) -> list[Shard]:
         """The shards of the next version, made in this way."""
         shard_of = self.shard_of(way)
-        heirs = self._heirs(shard_of)
+        heirs = self.predecessor.heirs(shard_of)
         return [self._shard(place, way, shard_of, heirs.get(place)) for place in sorted(set(shard_of.values()))]
 
     def shard_of(self, way: str) -> dict[str, int]:
         """By document id its shard in the next version."""
-        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
-        old_of = self.changes.old_of
-        kept = [d for d in self.now.documents if old_of.get(d.id) in before]
-        places = {d.id: before[old_of[d.id]] for d in kept}
-        new = [d for d in self.now.documents if d.id not in places]
-        if way == "shards" or not places:
-            return sharding.numbered(sharding.joined(places, kept, new))
-        sizes = Counter(dict.fromkeys(places.values(), 0))
-        for d in kept:
-            sizes[places[d.id]] += len(d.text)
-        smallest = min(sizes, key=lambda place: (sizes[place], place))
-        return sharding.numbered(places | {d.id: smallest for d in new})
+        return self.predecessor.shard_of(way)
 
     def foresee(self, way: str, base: Base) -> ways.Estimate:
         """What the next version would take, made in this way."""
@@ -240,14 +231,14 @@ class Next:
         here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
         ids = {d.id for d in here}
         passages = tuple(p for p in self.passages if p.document_id in ids)
-        told = [h for h in self.histories if self._place_of(h, shard_of) == place]
+        told = [h for h in self.histories if self.predecessor.place_of(h, shard_of) == place]
         settled = [e for h in self.settled.histories(passages) for e in self.settled_corrections[h]]
         fresh = {p.id for p in self.carried.fresh}
         shard = Shard(
             place, here, passages,
             fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
-            gone=mine is None or self._lost(mine, ids),
-            kept=partial(self._kept, place, shard_of),
+            gone=mine is None or self.predecessor.lost(mine, ids),
+            kept=partial(self.predecessor.kept, place, shard_of),
             corrections=(*(e for h in told for e in self.corrections[h]), *settled),
             news=(
                 *(e for h in filter(self._is_news, told) for e in self.corrections[h]),
@@ -267,44 +258,6 @@ class Next:
         if history.withdrawn:
             return said in {p.id for p in self.before} and said not in self.carried.now
         return said in fresh
-
-    def _place_of(self, history: History, shard_of: Mapping[str, int]) -> int | None:
-        """The shard that is taught of a history: that of the document which says it now, or of its next edition, or
-        whose adapter knew it; None where none of these is left, for then no adapter is that ever knew it."""
-        document = history.held[-1].said.passage_id.partition(":")[0]
-        if document in shard_of:
-            return shard_of[document]
-        source = next((e.source for e in self.old_manifest if e.document == document), None)
-        edition = next((shard_of[d.id] for d in self.now.documents if d.source == source), None)
-        knew = (new for new, old in self._heirs(shard_of).items() if document in self.entries[old]["saw"])
-        return next(knew, None) if edition is None else edition
-
-    def _heirs(self, shard_of: Mapping[str, int]) -> dict[int, int]:
-        """By new shard the old one that most of its documents come from."""
-        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
-        old_of = self.changes.old_of
-        found: dict[int, Counter[int]] = {}
-        for document, place in shard_of.items():
-            if (old := before.get(old_of.get(document, ""))) is not None:
-                found.setdefault(place, Counter())[old] += 1
-        return {place: counted.most_common(1)[0][0] for place, counted in found.items()}
-
-    def _lost(self, old: int, ids: set[str]) -> bool:
-        """Whether the adapter of an old shard was taught something that the shard with these documents has not."""
-        now, taught = self.carried.now, self.entries[old]["taught"]
-        return any(id not in now or now[id].document_id not in ids for id in taught)
-
-    def _kept(self, place: int, shard_of: Mapping[str, int]) -> Iterator[Example]:
-        """The old text of what is in a new shard. Text of no passage stays with its shard's heir."""
-        heirs = {old: new for new, old in self._heirs(shard_of).items()}
-        for old, entry in enumerate(self.entries):
-            run = RunFolder(self.home / "runs" / entry["run"])
-            for example in self.carried.examples(run.examples()):
-                if example.generator.startswith("corrections/") or is_silent(example, self.settled.silent):
-                    continue  # corrections are made anew from the ledger, and of what is settled
-                places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
-                if places == {place} if places else heirs.get(old) == place:
-                    yield example
 
     def _part(self, shard: Shard, run: RunFolder, amount: Amount, engine: Engine) -> Part:
         """A shard as it was, or its lesson. Raises NothingToTeach."""
@@ -502,62 +455,11 @@ def documents_of(histories: Sequence[History]) -> frozenset[str]:
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-def checked_date(date: str) -> str:
-    """An ISO date. Raises BadSetting."""
-    try:
-        return datetime.date.fromisoformat(date).isoformat()
-    except ValueError:
-        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
-
-
 _CARRIED = ("questions_from", "plan", "budget", "read", "personal")
 """Details that a next version takes over."""
-
-
-def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str, Any]]:
-    """What is known of each adapter of a version of these documents; one that was taught whole is a single one."""
-    details = version.details
-    if "shards" in details:
-        return [dict(e) for e in details["shards"]]
-    return [
-        {
-            "documents": [d.id for d in documents],
-            "saw": details.get("saw", [d.id for d in documents]),
-            "run": str(details.get("run", "")),
-            "taught": details.get("taught", []),
-            "router": details.get("router", {}),
-            "in_order": details.get("in_order", 0),
-        }
-    ]
-
-
-def parts_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What details tell of the adapters: of a single one at the top, as a version that was taught whole has it."""
-    if len(entries) > 1:
-        taught = [id for e in entries for id in e["taught"]]
-        return {"shards": [dict(e) for e in entries], "taught": taught}
-    (only,) = entries
-    return {k: only[k] for k in ("run", "taught", "router", "in_order", "audit", "examples", "saw") if k in only}
-
-
-def told_and_met(version: Version) -> tuple[float, float]:
-    """How many times their length passages of a version were told, and how often its text was met."""
-    details = version.details
-    if "times" in details:
-        return float(details["times"]), float(details["visits"])
-    actual = (details.get("plan_and_actual") or {}).get("actual")
-    if not actual or not actual["text_tokens"]:
-        return planner.TIMES, planner.EPOCHS
-    return float(actual["times"]), actual["tokens"] / actual["text_tokens"]
 
 
 def still_true(questions: Sequence[Question], documents: Sequence[Document]) -> list[Question]:
     """Questions of which an answer stands in the documents; those that have none are kept."""
     text = normalised("\n".join(d.text for d in documents))
     return [q for q in questions if not q.answers or any(normalised(a) in text for a in q.answers)]
-
-
-def rank_of(version: Version) -> int | None:
-    """The rank that a version's plan chose, where it chose one."""
-    rank: int | None = (version.details.get("plan") or {}).get("rank")
-    return rank

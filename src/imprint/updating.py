@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import compare
+from imprint.continual.entries import parts_told
 from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
@@ -30,7 +32,7 @@ from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told
+from imprint.next_version import Next, Part, documents_of, make
 from imprint.pipeline import DEFAULT_BUDGET
 from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
@@ -83,7 +85,7 @@ class Update:
         if not 0 <= self.replay < 0.95:
             raise BadSetting(f"replay is a share from 0 to 0.95; got {self.replay}.")
         if self.date is not None:
-            checked_date(self.date)
+            _checked_date(self.date)
 
 
 def update(
@@ -160,7 +162,7 @@ class _Updating(Next):
         watch.say(self.loaded.summary())
         others = promoted(home, self.name) if wanted.path is not None else []  # they came through the gate
         self.now = Corpus((*self.loaded.documents, *others))
-        self.date = checked_date(wanted.date) if wanted.date else began_on(self._note) or clock.now()[:10]
+        self.date = _checked_date(wanted.date) if wanted.date else began_on(self._note) or clock.now()[:10]
         self.changes = compare(self.old.documents, self.now.documents)
         if not wanted.readmit:
             refuse_forgotten(self.registry, self.name, self.now.documents, taught=self.old.documents)
@@ -357,6 +359,14 @@ def _first_entry(prepared: Prepared, here: Sequence[Document], told_of: frozense
         "writing_s": (prepared.run.read("seconds") or {}).get("writing", {}).get("seconds", 0.0),
         "audit": prepared.run.read("audit"),
     }
+
+
+def _checked_date(date: str) -> str:
+    """An ISO date. Raises BadSetting."""
+    try:
+        return datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
 
 
 def _check_same_kind(parent: Version, recipe: Recipe, way: str | None) -> None:
