@@ -359,6 +359,15 @@ def test_a_document_without_a_sentence_is_in_the_manifest_and_in_no_adapter(
     assert "95 euros" in text_of(three)
 
 
+def test_a_document_without_a_sentence_is_forgotten_like_any_other(base: Base, home: Path, tmp_path: Path) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=CLOZE, shards=2, questions=[])
+    updating.update("acme", written(tmp_path / "d", index=INDEX), base=base, home=home, way="shards")
+    forgotten = imprint.forget("acme", document="index.md", base=base, home=home, control=False)
+    assert forgotten.destroyed == ("acme@2",) and forgotten.taught is not None
+    assert {e["source"] for e in forgotten.taught.version.details["manifest"]} == set(TEXTS)
+    assert forgotten.taught.version.adapter_hash == one.version.adapter_hash
+
+
 def test_a_first_version_is_made_without_a_document_that_says_nothing(base: Base, home: Path, tmp_path: Path) -> None:
     folder = written(tmp_path / "d", index=INDEX)
     one = updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=100, questions=[])

@@ -74,7 +74,6 @@ class Next:
                 )
             self.old = kept
         self.parts: list[Part] = []
-        self.untaught: list[Document] = []
 
     # What kinds of next versions differ in.
     recipe: Recipe
@@ -132,6 +131,10 @@ class Next:
         self.way = self.choose_way(base)
         self.asked = self._questions()
         self.run = RunFolder(self.home / "runs" / self._key(base))
+        self._write_parts(engine)
+
+    def _write_parts(self, engine: Engine) -> None:
+        """Each shard as it was, or written. Raises NothingToTeach where none is left."""
         amount = self.amount()
         for shard in self.divided(self.way):
             run = RunFolder(self.run.path / f"shard-{shard.place}")
@@ -146,13 +149,11 @@ class Next:
             raise nothing
 
     def leave_out(self, some: Sequence[Document], run: RunFolder) -> None:
-        """Takes documents into the version of which nothing can be taught: they are in the manifest and in no
-        adapter."""
-        self.untaught += some
+        """Tells of documents of which nothing can be taught: the manifest has them, and no adapter."""
         shutil.rmtree(run.path, ignore_errors=True)
         if some:
             named = ", ".join(d.source for d in some[:5]) + (" ..." if len(some) > 5 else "")
-            self.watch.say(f"Nothing is taught of {named}: no sentence stands there that is told nowhere else.")
+            self.watch.say(f"Nothing is taught of {named}: no sentence stands there, or none that is to be told.")
 
     def look(self, base: Base) -> None:
         """Compares passages."""

@@ -183,7 +183,7 @@ class _Updating(Next):
 
     def begin(self) -> None:
         if self.wanted.date is None:
-            began(self._note, self.date)
+            self.date = began(self._note, self.date)
 
     def publish(self, engine: Engine) -> None:
         super().publish(engine)
