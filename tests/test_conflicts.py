@@ -18,12 +18,12 @@ from imprint.continual.conflicts import (
     Settled,
     Sources,
     conflicts_of,
-    open_passages,
     rules_of,
     settle,
     settled_histories,
 )
 from imprint.continual.corrections import corrections
+from imprint.continual.verdicts import Verdicts
 from imprint.corpus import Corpus
 from imprint.documents import split
 from imprint.errors import BadSetting
@@ -168,7 +168,8 @@ def test_what_lost_by_its_source_has_no_dates() -> None:
 def test_what_is_open_is_not_taught_as_settled() -> None:
     found = settled(conflict(), Rules())
     assert settled_histories([found]) == []
-    assert open_passages([found]) == {found.conflict.first.said.passage_id, found.conflict.second.said.passage_id}
+    sides = (found.conflict.first, found.conflict.second)
+    assert Verdicts((found,)).silent == tuple((s.said.passage_id, v) for s, v in zip(sides, found.conflict.values, strict=True))
 
 
 # --- what the base believes -------------------------------------------------------------------

@@ -29,6 +29,7 @@ from imprint.nightly import MOST_AT_ONCE, Night, nightly, people_in, wave_of
 from imprint.recipe import Recipe
 from imprint.registry import Registry
 from imprint.updating import Update, update_many
+from test_updating import Killed
 
 PEOPLE = 30
 SMALL = Recipe(mix={"raw_text": 1.0}, rank=1, epochs=2.0, batch_tokens=64, store="bfloat16")
@@ -101,6 +102,18 @@ def run(people: Path, base: Base, **more: Any) -> Night:
 
 def numbers(home: Path) -> list[int]:
     return [head.number for head in Registry(home).heads()]
+
+
+def test_a_night_that_was_killed_goes_on_with_the_day_on_which_an_update_began(
+    tmp_path: Path, base: Base, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = made(tmp_path / "people", [0])
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-01T23:59:00+00:00")
+    with pytest.raises(KeyboardInterrupt):
+        run(people, base, watch=Killed())
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-02T00:01:00+00:00")
+    assert names(run(people, base), "updated") == ["p00"]
+    assert Registry(home).latest("p00").details["as_of"] == "2026-03-01"
 
 
 def test_thirty_are_taught_three_changed_and_a_killed_night_goes_on(

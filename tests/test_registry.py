@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from imprint.errors import BadInput, BadName, BrokenStore, NoSuchAdapter
-from imprint.registry import Registry, check_name, files, names, records, store
+from imprint.registry import Registry, check_name, database, files, names, records, rows, store
 from imprint.types import Report, Score, Version
 
 NOW = "2025-06-01T12:00:00+00:00"
@@ -85,8 +85,8 @@ def test_the_latest_is_found_without_reading_those_before(
     source, read = adapter_folder(tmp_path / "a"), []
     for _ in range(5):
         publish(registry, source)
-    real = store._version
-    monkeypatch.setattr(store, "_version", lambda row: read.append(row) or real(row))
+    real = rows._version
+    monkeypatch.setattr(rows, "_version", lambda row: read.append(row) or real(row))
     assert str(registry.latest("handbook")) == "handbook@5"
     assert len(read) == 1
 
@@ -184,7 +184,7 @@ def test_a_crooked_number_is_told_apart_from_an_unknown_one(number: str) -> None
     [
         "UPDATE versions SET base = 'other'",
         "UPDATE versions SET number = 9",
-        f"REPLACE INTO versions ({store._COLUMNS}) SELECT {store._COLUMNS} FROM versions",
+        f"REPLACE INTO versions ({rows.COLUMNS}) SELECT {rows.COLUMNS} FROM versions",
         "UPDATE reports SET body = '{}'",
         "UPDATE names SET last_number = 0",
     ],
@@ -201,7 +201,7 @@ def test_not_even_sql_changes_what_was_published(change: str, registry: Registry
 
 
 def test_the_source_has_no_statement_that_updates_a_version() -> None:
-    assert "UPDATE versions" not in Path(store.__file__).read_text()
+    assert all("UPDATE versions" not in Path(module.__file__).read_text() for module in (store, rows))
 
 
 def test_a_number_once_given_is_never_given_again(registry: Registry, tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_a_failure_before_the_row_leaves_no_version(
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from imprint.registry import Registry, files, store
+from imprint.registry import Registry, files, rows
 module, step, home, source = sys.argv[1:]
-owner = {"files": files, "store": store}[module]
+owner = {"files": files, "rows": rows}[module]
 done = getattr(owner, step)
 def die(*given, **more):
     done(*given, **more)
@@ -251,7 +251,7 @@ Registry(Path(home)).publish("handbook", Path(source), base="b", corpus_hash="c"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-@pytest.mark.parametrize("step", ["files._write", "files._settle", "store._insert_version"])
+@pytest.mark.parametrize("step", ["files._write", "files._settle", "rows.insert_version"])
 def test_a_kill_before_the_commit_leaves_no_version(step: str, registry: Registry, tmp_path: Path) -> None:
     source = adapter_folder(tmp_path / "a")
     command = [sys.executable, "-c", CRASH, *step.split("."), str(registry.home), str(source)]
@@ -290,6 +290,43 @@ def test_a_new_registry_may_be_opened_by_many_processes_at_once(tmp_path: Path) 
     for process in opening:
         process.join()
     assert [process.exitcode for process in opening] == [0, 0, 0, 0]
+
+
+def _follow(home: Path, source: Path, gate: Barrier) -> None:
+    gate.wait(timeout=60)
+    try:
+        publish(Registry(home), source, parent=1, follows=1)
+    except BadInput as error:
+        sys.exit(str(error))
+
+
+def test_of_many_who_follow_one_version_at_once_one_is_published(registry: Registry, tmp_path: Path) -> None:
+    publish(registry, adapter_folder(tmp_path / "a"))
+    crowd = multiprocessing.get_context("spawn")
+    gate = crowd.Barrier(4)
+    sources = [adapter_folder(tmp_path / str(n), fill=float(n)) for n in range(4)]
+    following = [crowd.Process(target=_follow, args=(registry.home, source, gate)) for source in sources]
+    for process in following:
+        process.start()
+    for process in following:
+        process.join()
+    assert sorted(process.exitcode for process in following) == [0, 1, 1, 1]
+    assert [v.number for v in registry.versions("handbook")] == [1, 2]
+
+
+@pytest.mark.parametrize("follows", [0, 1, 3])
+def test_what_does_not_follow_the_latest_version_is_refused(follows: int, registry: Registry, tmp_path: Path) -> None:
+    source = adapter_folder(tmp_path / "a")
+    shards = [adapter_folder(tmp_path / str(n), fill=float(n)) for n in range(2)]
+    told = {"base": "smol", "corpus_hash": "c0", "recipe": {}, "now": NOW}
+    publish(registry, source)
+    publish(registry, source)
+    for refused in (lambda: publish(registry, source, follows=follows), lambda: registry.publish_shards("handbook", shards, follows=follows, **told)):
+        with pytest.raises(BadInput, match="published meanwhile"):
+            refused()
+    assert files.addresses(registry.home) == [registry.latest("handbook").adapter_hash]  # nothing of it is left
+    assert publish(registry, source, follows=2).number == 3
+    assert publish(registry, source, "other", follows=0).number == 1
 
 
 def _publish_some(home: Path, source: Path, n: int) -> list[int]:
@@ -533,7 +570,7 @@ def test_an_empty_database_is_brought_to_the_newest_migration(tmp_path: Path) ->
     sqlite3.connect(tmp_path / "registry.db").close()
     registry = Registry(tmp_path)
     db = sqlite3.connect(registry.database)
-    assert db.execute("PRAGMA user_version").fetchone() == (len(store._migrations()),)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(database.migrations()),)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()
 
@@ -542,9 +579,9 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = publish(registry, adapter_folder(tmp_path / "a"))
-    more = (*store._migrations(), "CREATE TABLE extra (x);\nDROP TABLE absent;\n")
+    more = (*database.migrations(), "CREATE TABLE extra (x);\nDROP TABLE absent;\n")
     with monkeypatch.context() as patched, pytest.raises(Exception, match="absent"):
-        patched.setattr(store, "_migrations", lambda: more)
+        patched.setattr(database, "migrations", lambda: more)
         Registry(registry.home)
     assert Registry(registry.home).list() == [version]
 

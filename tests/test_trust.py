@@ -14,6 +14,7 @@ from imprint.adapters import folder as adapter_folder
 from imprint.adapters.low_rank import LoRA
 from imprint.base import Base
 from imprint.certifying import kept_confidence, trust
+from imprint.certifying.examined import Examined
 from imprint.certifying.hearing import Asked, Hearing, Kept
 from imprint.engine import Engine
 from imprint.evaluation import confidence, plain_words
@@ -24,7 +25,7 @@ from imprint.evaluation.systems import TAUGHT
 from imprint.interfaces import certificate_plots
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder
-from imprint.taught import Answer, Examined, Taught
+from imprint.taught import Answer, Taught
 from imprint.types import Passage, Report
 from imprint.watch import SILENT
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +14,18 @@ import imprint
 from conftest import make_tiny_base
 from imprint import updating
 from imprint.base import Base
-from imprint.errors import BadInput, BadSetting
+from imprint.continual import corrections
+from imprint.continual.histories import History
+from imprint.engine import Engine
+from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
+from imprint.housekeeping import verify
 from imprint.recipe import Recipe
+from imprint.registry import Registry
 from imprint.run_folder import RunFolder
 from imprint.taught import Taught
+from imprint.training.service import Service
+from imprint.types import Example
 
 TEXTS = {
     "kestrel.md": "# Kestrel tents\n\nThe Kestrel weighs 3 kilograms, costs 85 euros and comes in green.\n\n## Shop\n\nThe shop opens at 10:00.\n",
@@ -23,6 +33,7 @@ TEXTS = {
     "vacation.md": "# Vacation rules\n\nEvery employee of Acme has 27 days of paid vacation a year. Requests must reach Hedda Strouvian by 31 March.\n",
 }
 RECIPE = Recipe(mix={"cloze": 2.0, "excerpts": 1.0}, text_tokens=600, epochs=1.0)
+CLOZE = Recipe(mix={"cloze": 1.0}, text_tokens=300, epochs=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +54,21 @@ def written(folder: Path, **changes: str | None) -> Path:
 
 def first(base: Base, folder: Path, home: Path, shards: int = 3) -> Taught:
     return updating.update("acme", folder, base=base, home=home, recipe=RECIPE, shards=shards, questions=[], date="2026-01-01")
+
+
+@dataclass
+class Killed:
+    """A watch that ends the work where a stage begins."""
+
+    at: str = "Training"
+
+    def stage(self, text: str) -> None:
+        if text == self.at:
+            raise KeyboardInterrupt
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
 
 def text_of(taught: Taught) -> str:
@@ -157,6 +183,24 @@ def test_what_no_rule_settles_is_not_taught_at_all(base: Base, home: Path, tmp_p
     assert "3 kilograms" not in said and "5 kilograms" not in said and "27 days" in said
 
 
+CARDS = "# Payment\n\nThe office accepts cards of foreign banks for all purchases.\n"
+NO_CARDS = "# Notice\n\nThe office does not accept cards of foreign banks for all purchases.\n"
+
+
+def test_where_only_a_not_is_disputed_neither_statement_is_taught(base: Base, home: Path, tmp_path: Path) -> None:
+    said = text_of(first(base, written(tmp_path / "d", cards=CARDS, notice=NO_CARDS), home, shards=1))
+    assert "foreign" not in said and "cards" not in said and "27 days" in said
+
+
+def test_a_statement_that_lost_to_its_denial_is_only_denied(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", cards=dated(CARDS, "2025-01-01"), notice=dated(NO_CARDS, "2026-01-01"))
+    examples = list(first(base, folder, home, shards=1).examples())
+    plain = [t.text for e in examples if not e.generator.startswith("corrections/") for t in e.turns]
+    assert any("does not accept cards" in text for text in plain) and not any("accepts" in text for text in plain)
+    denied = [e for e in examples if e.generator == "corrections/denied"]
+    assert denied and all(e.turns[-1].text.startswith("No") for e in denied)
+
+
 def test_a_fact_that_flips_back_is_taught_as_it_stands_with_its_dates(base: Base, home: Path, tmp_path: Path) -> None:
     folder = written(tmp_path / "d")
     first(base, folder, home, shards=1)
@@ -221,3 +265,135 @@ def test_documents_are_only_divided_anew_when_all_is_retrained(base: Base, home:
     first(base, written(tmp_path / "d"), home, shards=1)
     with pytest.raises(BadSetting, match="--way retrain"):
         updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, shards=2)
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_an_update_that_was_killed_goes_on_with_the_day_on_which_it_began(
+    known_before: bool, base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if known_before:
+        first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED)
+    wanted = {"base": base, "home": home, "recipe": RECIPE, "questions": []}
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-01T23:59:00+00:00")
+    with pytest.raises(KeyboardInterrupt):
+        updating.update("acme", folder, watch=Killed(), **wanted)
+    begun = {run.name for run in (home / "runs").iterdir()}
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-02T00:01:00+00:00")
+    taught = updating.update("acme", folder, **wanted)
+    assert taught.version.details["as_of"] == "2026-03-01"
+    assert {e["since"] for e in taught.version.details["manifest"] if e["source"] == "kestrel.md" and not e["until"]} == {"2026-03-01"}
+    assert {run.name for run in (home / "runs").iterdir()} < begun  # nothing begun anew, and the note of the day is gone
+
+
+def test_an_estimate_begins_no_update(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    folder = written(tmp_path / "d", kestrel=CHANGED)
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-01T12:00:00+00:00")
+    updating.estimate(updating.Update("acme", folder), base=base, home=home)
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-05T12:00:00+00:00")
+    assert updating.update("acme", folder, base=base, home=home).version.details["as_of"] == "2026-03-05"
+
+
+def begun_and_stale(base: Base, home: Path, folder: Path) -> updating.Update:
+    """A first version of two shards, stopped before its training, of which the second cannot be taken up."""
+    wanted = updating.Update("stale", folder, recipe=RECIPE, shards=2, questions=[], date="2026-01-01")
+    with pytest.raises(KeyboardInterrupt):
+        updating.update_many([wanted], base=base, home=home, watch=Killed())
+    (last,) = [run for run in (home / "runs").iterdir() if "27 days" in (run / "examples.jsonl").read_text("utf-8")]
+    RunFolder(last / "checkpoint").write("state", {})
+    return wanted
+
+
+def test_of_an_update_that_fails_nothing_is_left_in_the_service(base: Base, home: Path, tmp_path: Path) -> None:
+    stale, service = begun_and_stale(base, home, written(tmp_path / "d")), Service(Engine(base))
+    with pytest.raises(StaleRun):
+        updating.update_many([stale], home=home, service=service)
+    assert not service.run_pass()  # what was handed in of its first shard is gone too
+
+
+@pytest.mark.parametrize("stage", ["written", "handed in"])
+def test_where_an_update_fails_the_others_are_published(stage: str, base: Base, home: Path, tmp_path: Path) -> None:
+    sound = updating.Update("sound", written(tmp_path / "d"), recipe=RECIPE, questions=[])
+    if stage == "written":
+        failing = updating.Update("empty", written(tmp_path / "e", kestrel=None, canteen=None, vacation=None, index="12\n"), recipe=CLOZE)
+    else:
+        failing = begun_and_stale(base, home, tmp_path / "d")
+    service = Service(Engine(base))
+    service.start()
+    try:
+        with pytest.raises((StaleRun, NothingToTeach)):
+            updating.update_many([failing, sound], home=home, service=service)
+    finally:
+        service.close()
+    assert [str(head) for head in Registry(home).heads()] == ["sound@1"]
+
+
+INDEX = "12\n"
+"""A document without a sentence."""
+
+
+def of(taught: Taught, source: str) -> tuple[str, int | None]:
+    """A document that holds, and the adapter that knows it, as the manifest has them."""
+    (entry,) = [e for e in taught.version.details["manifest"] if e["source"] == source and not e["until"]]
+    return entry["document"], entry["shard"]
+
+
+def is_taught(taught: Taught, document: str) -> bool:
+    parts = taught.version.details.get("shards") or [{**taught.version.details, "documents": []}]
+    named = [id for part in parts for id in (*part["documents"], *part["saw"], *part["taught"])]
+    return any(document in id for id in named)
+
+
+@pytest.mark.parametrize(("way", "shards"), [("shards", 2), ("shards", 1), ("in_order", 1)])
+def test_a_document_without_a_sentence_is_in_the_manifest_and_in_no_adapter(
+    way: str, shards: int, base: Base, home: Path, tmp_path: Path
+) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=CLOZE, shards=shards, questions=[])
+    two = updating.update("acme", written(tmp_path / "d", index=INDEX), base=base, home=home, way=way)
+    document, shard = of(two, "index.md")
+    assert (shard, is_taught(two, document)) == (None, False)
+    assert (two.version.number, two.version.adapter_hash) == (2, one.version.adapter_hash)
+    assert verify(home).whole and verify(home).told == ()
+    three = updating.update("acme", written(tmp_path / "d", index=INDEX, kestrel=CHANGED), base=base, home=home)
+    assert "95 euros" in text_of(three)
+
+
+def test_a_document_without_a_sentence_is_forgotten_like_any_other(base: Base, home: Path, tmp_path: Path) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=CLOZE, shards=2, questions=[])
+    updating.update("acme", written(tmp_path / "d", index=INDEX), base=base, home=home, way="shards")
+    forgotten = imprint.forget("acme", document="index.md", base=base, home=home, control=False)
+    assert forgotten.destroyed == ("acme@2",) and forgotten.taught is not None
+    assert {e["source"] for e in forgotten.taught.version.details["manifest"]} == set(TEXTS)
+    assert forgotten.taught.version.adapter_hash == one.version.adapter_hash
+
+
+def test_a_first_version_is_made_without_a_document_that_says_nothing(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", index=INDEX)
+    one = updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=100, questions=[])
+    document, shard = of(one, "index.md")
+    assert (shard, is_taught(one, document), len(one.registry.shards(one.version))) == (None, False, 3)
+    assert {of(one, name)[1] for name in TEXTS} == {0, 1, 2}
+
+
+def test_a_first_version_of_nothing_but_such_documents_is_refused(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d", kestrel=None, canteen=None, vacation="34\n", index=INDEX)
+    with pytest.raises(NothingToTeach):
+        updating.update("acme", folder, base=base, home=home, recipe=CLOZE, shards=2, questions=[])
+    assert Registry(home).heads() == []
+
+
+def test_what_is_taught_of_a_change_is_made_once_for_all_ways(
+    base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first(base, written(tmp_path / "d"), home)
+    made: list[str] = []
+    whole = corrections._of_one
+
+    def counted(history: History, *more: Any) -> Iterator[Example]:
+        made.append(history.held[-1].said.text)
+        return whole(history, *more)
+
+    monkeypatch.setattr(corrections, "_of_one", counted)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home)
+    assert made and len(made) == len(set(made))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imprint.advice import Advice, Use
     from imprint.advising import advise
+    from imprint.certifying.examined import Examined, OtherModel
     from imprint.evaluation.certificate import Certificate
     from imprint.evaluation.closed_book import Question
     from imprint.evaluation.proof import Proof
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from imprint.rebasing import rebase, rollback
     from imprint.recipe import Recipe
     from imprint.scaling import Curve
-    from imprint.taught import Answer, Examined, OtherModel, Taught, Together, open, open_as_of, together
+    from imprint.taught import Answer, Taught, Together, open, open_as_of, together
     from imprint.updating import Update, update, update_many
 
 __version__ = "0.1.0"
@@ -47,12 +48,12 @@ _HOMES = {
     "Answer": "imprint.taught",
     "Certificate": "imprint.evaluation.certificate",
     "Curve": "imprint.scaling",
-    "Examined": "imprint.taught",
+    "Examined": "imprint.certifying.examined",
     "Forgotten": "imprint.forgetting",
     "LearningMap": "imprint.learning_map",
     "Lesson": "imprint.pipeline",
     "MapSettings": "imprint.learning_map",
-    "OtherModel": "imprint.taught",
+    "OtherModel": "imprint.certifying.examined",
     "Proof": "imprint.evaluation.proof",
     "Question": "imprint.evaluation.closed_book",
     "Recipe": "imprint.recipe",

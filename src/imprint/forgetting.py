@@ -24,6 +24,7 @@ from imprint import clock
 from imprint.base import Base
 from imprint.continual import deletion_report, erasing, manifest, pending, ways
 from imprint.continual.changes import compare
+from imprint.continual.entries import entries_of, rank_of
 from imprint.continual.erasing import Erased, Traces
 from imprint.continual.lessons import REPLAY, Shard
 from imprint.continual.tombstones import Target, called, everything_known, named
@@ -32,7 +33,7 @@ from imprint.engine import Engine
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder, home_folder
-from imprint.next_version import Next, entries_of, make, rank_of
+from imprint.next_version import Next, make
 from imprint.recipe import recipe_of
 from imprint.registry import Registry, Tombstone
 from imprint.run_folder import RunFolder
@@ -335,7 +336,7 @@ class _Without(Next):
         cut = {new.id: old.id for old, new in self.changes.changed}
         since = {e.document: e.since for e in self.old_manifest}
         kept = [e for e in self.old_manifest if e.document not in self.target.touched]
-        kept = [replace(e, shard=shard_of.get(e.document, e.shard)) for e in kept]
+        kept = [e if e.until else replace(e, shard=shard_of.get(e.document)) for e in kept]
         new = {d.id: d for _, d in self.changes.changed}
         entries = manifest.first(list(new.values()), self.date, shard_of)
         return kept + [replace(e, since=since.get(cut[e.document], e.since)) for e in entries]

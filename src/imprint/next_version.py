@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import datetime
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imprint import base as bases
-from imprint import clock, planner
+from imprint import clock
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
-from imprint.continual import shards as sharding
 from imprint.continual.changes import Carried, Changes, carry
-from imprint.continual.corrections import corrections
+from imprint.continual.corrections import by_history
+from imprint.continual.entries import entries_of, parts_told, rank_of, told_and_met
 from imprint.continual.fact_changes import fact_changes
 from imprint.continual.histories import History
 from imprint.continual.ledger import Ledger
 from imprint.continual.lessons import Amount, Shard
+from imprint.continual.predecessor import Predecessor
 from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, choice
-from imprint.errors import BadInput, BadSetting
+from imprint.errors import BadInput, BadSetting, NothingToTeach
 from imprint.evaluation.closed_book import Question, normalised
-from imprint.pipeline import finish, latest_of
+from imprint.pipeline import latest_of, train_and_publish
 from imprint.recipe import Recipe, recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import training_progress, with_rank
 from imprint.taught import Taught
 from imprint.training.service import Service, Ticket
-from imprint.types import Document, Example, Version, content_hash
+from imprint.types import Document, Version, content_hash
 from imprint.watch import Watch
 from imprint.writers.local import LocalWriter
-from imprint.writing import is_silent
 
 
 @dataclass
@@ -85,6 +85,9 @@ class Next:
     def choose_way(self, base: Base) -> str:
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Keeps what a call that goes on after a kill must find: nothing was written so far."""
+
     def extra(self) -> dict[str, Any]:
         """What else stands in the version's details."""
         return {}
@@ -121,15 +124,36 @@ class Next:
                 f"{parent} was taught on {parent.base}, and the base in memory is {base.name}. To move a name to "
                 f"another base: imprint rebase {self.name} --base {base.name}."
             )
+        self.begin()
         self.now.keep(self.home)
         self.look(base)
         self.settled.tell(self.watch)
         self.way = self.choose_way(base)
         self.asked = self._questions()
         self.run = RunFolder(self.home / "runs" / self._key(base))
+        self._write_parts(engine)
+
+    def _write_parts(self, engine: Engine) -> None:
+        """Each shard as it was, or written. Raises NothingToTeach where none is left."""
         amount = self.amount()
         for shard in self.divided(self.way):
-            self.parts.append(self._part(shard, amount, engine))
+            run = RunFolder(self.run.path / f"shard-{shard.place}")
+            try:
+                self.parts.append(self._part(shard, run, amount, engine))
+            except NothingToTeach as error:
+                nothing = error
+                self.leave_out(shard.documents, run)
+        with contextlib.suppress(OSError):
+            self.run.path.rmdir()  # empty where all of what was to be trained was left out
+        if not self.parts:
+            raise nothing
+
+    def leave_out(self, some: Sequence[Document], run: RunFolder) -> None:
+        """Tells of documents of which nothing can be taught: the manifest has them, and no adapter."""
+        shutil.rmtree(run.path, ignore_errors=True)
+        if some:
+            named = ", ".join(d.source for d in some[:5]) + (" ..." if len(some) > 5 else "")
+            self.watch.say(f"Nothing is taught of {named}: no sentence stands there, or none that is to be told.")
 
     def look(self, base: Base) -> None:
         """Compares passages."""
@@ -145,10 +169,16 @@ class Next:
         self.settled = verdicts(
             self.passages, self.now.documents, self.since(), self.recipe, LocalWriter(base), seed=self.seed
         )
+        self.corrections = by_history(self.histories, seed=self.seed, said=self.passages)
+        self.settled_corrections = self.settled.by_history(self.passages, seed=self.seed)
         self._write_again_what_was_silent()
         if not all(RunFolder(self.home / "runs" / e["run"]).has_examples for e in self.entries):
             self.watch.say(f"The training text of {self.parent} is not kept here: all is written about anew.")
             self.carried = Carried({}, tuple(self.passages))
+        self.predecessor = Predecessor(
+            self.home / "runs", self.entries, self.old_manifest, self.now.documents, self.changes, self.carried,
+            self.settled.silent,
+        )  # fmt: skip
 
     def _write_again_what_was_silent(self) -> None:
         """Passages of which something was silent and is not, or the other way round, count as fresh."""
@@ -183,23 +213,12 @@ class Next:
     def divided(self, way: str) -> list[Shard]:
         """The shards of the next version, made in this way."""
         shard_of = self.shard_of(way)
-        heirs = self._heirs(shard_of)
+        heirs = self.predecessor.heirs(shard_of)
         return [self._shard(place, way, shard_of, heirs.get(place)) for place in sorted(set(shard_of.values()))]
 
     def shard_of(self, way: str) -> dict[str, int]:
         """By document id its shard in the next version."""
-        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
-        old_of = self.changes.old_of
-        kept = [d for d in self.now.documents if old_of.get(d.id) in before]
-        places = {d.id: before[old_of[d.id]] for d in kept}
-        new = [d for d in self.now.documents if d.id not in places]
-        if way == "shards" or not places:
-            return sharding.numbered(sharding.joined(places, kept, new))
-        sizes = Counter(dict.fromkeys(places.values(), 0))
-        for d in kept:
-            sizes[places[d.id]] += len(d.text)
-        smallest = min(sizes, key=lambda place: (sizes[place], place))
-        return sharding.numbered(places | {d.id: smallest for d in new})
+        return self.predecessor.shard_of(way)
 
     def foresee(self, way: str, base: Base) -> ways.Estimate:
         """What the next version would take, made in this way."""
@@ -213,16 +232,17 @@ class Next:
         here = tuple(d for d in self.now.documents if shard_of[d.id] == place)
         ids = {d.id for d in here}
         passages = tuple(p for p in self.passages if p.document_id in ids)
-        told = [h for h in self.histories if self._place_of(h, shard_of) == place]
-        settled, fresh = list(self.settled.examples(passages, seed=self.seed)), {p.id for p in self.carried.fresh}
+        told = [h for h in self.histories if self.predecessor.place_of(h, shard_of) == place]
+        settled = [e for h in self.settled.histories(passages) for e in self.settled_corrections[h]]
+        fresh = {p.id for p in self.carried.fresh}
         shard = Shard(
             place, here, passages,
             fresh=tuple(p for p in self.carried.fresh if p.document_id in ids),
-            gone=mine is None or self._lost(mine, ids),
-            kept=partial(self._kept, place, shard_of),
-            corrections=(*corrections(told, seed=self.seed, said=self.passages), *settled),
+            gone=mine is None or self.predecessor.lost(mine, ids),
+            kept=partial(self.predecessor.kept, place, shard_of),
+            corrections=(*(e for h in told for e in self.corrections[h]), *settled),
             news=(
-                *corrections(filter(self._is_news, told), seed=self.seed, said=self.passages),
+                *(e for h in filter(self._is_news, told) for e in self.corrections[h]),
                 *(e for e in settled if set(e.passages) & fresh),
             ),
             heir=mine,
@@ -240,59 +260,19 @@ class Next:
             return said in {p.id for p in self.before} and said not in self.carried.now
         return said in fresh
 
-    def _place_of(self, history: History, shard_of: Mapping[str, int]) -> int | None:
-        """The shard that is taught of a history: that of the document which says it now, or of its next edition, or
-        whose adapter knew it; None where none of these is left, for then no adapter is that ever knew it."""
-        document = history.held[-1].said.passage_id.partition(":")[0]
-        if document in shard_of:
-            return shard_of[document]
-        source = next((e.source for e in self.old_manifest if e.document == document), None)
-        edition = next((shard_of[d.id] for d in self.now.documents if d.source == source), None)
-        knew = (new for new, old in self._heirs(shard_of).items() if document in self.entries[old]["saw"])
-        return next(knew, None) if edition is None else edition
-
-    def _heirs(self, shard_of: Mapping[str, int]) -> dict[int, int]:
-        """By new shard the old one that most of its documents come from."""
-        before = {id: place for place, e in enumerate(self.entries) for id in e["documents"]}
-        old_of = self.changes.old_of
-        found: dict[int, Counter[int]] = {}
-        for document, place in shard_of.items():
-            if (old := before.get(old_of.get(document, ""))) is not None:
-                found.setdefault(place, Counter())[old] += 1
-        return {place: counted.most_common(1)[0][0] for place, counted in found.items()}
-
-    def _lost(self, old: int, ids: set[str]) -> bool:
-        """Whether the adapter of an old shard was taught something that the shard with these documents has not."""
-        now, taught = self.carried.now, self.entries[old]["taught"]
-        return any(id not in now or now[id].document_id not in ids for id in taught)
-
-    def _kept(self, place: int, shard_of: Mapping[str, int]) -> Iterator[Example]:
-        """The old text of what is in a new shard. Text of no passage stays with its shard's heir."""
-        heirs = {old: new for new, old in self._heirs(shard_of).items()}
-        for old, entry in enumerate(self.entries):
-            run = RunFolder(self.home / "runs" / entry["run"])
-            for example in self.carried.examples(run.examples()):
-                if example.generator.startswith("corrections/") or is_silent(example, self.settled.silent):
-                    continue  # corrections are made anew from the ledger, and of what is settled
-                places = {shard_of[id.rpartition(":")[0]] for id in example.passages}
-                if places == {place} if places else heirs.get(old) == place:
-                    yield example
-
-    def _part(self, shard: Shard, amount: Amount, engine: Engine) -> Part:
-        """A shard as it was, or its lesson."""
-        mine = shard.heir
-        old = self.entries[mine] if mine is not None else {}
-        documents_now = [d.id for d in shard.documents]
-        if mine is not None and not self.trains(shard, self.way):
-            address = self._addresses()[mine]
-            taught = [self.carried.now[id].id for id in old["taught"] if id in self.carried.now]
-            return Part(shard.documents, {**old, "documents": documents_now, "taught": taught}, address)
-        run = RunFolder(self.run.path / f"shard-{shard.place}")
+    def _part(self, shard: Shard, run: RunFolder, amount: Amount, engine: Engine) -> Part:
+        """A shard as it was, or its lesson. Raises NothingToTeach."""
         recipe = self._sized()
-        lesson = lessons.prepare(
-            run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since(),
-            silent=self.settled.silent,
-        )  # fmt: skip
+        if self.trains(shard, self.way):
+            shard = lessons.write(
+                run, shard, amount, engine, recipe, self.seed, self.asked, self.watch, since=self.since(),
+                silent=self.settled.silent,
+            )  # fmt: skip
+        if shard.heir is not None and not self.trains(shard, self.way):
+            return self._as_it_was(shard, shard.heir, run)
+        lesson = lessons.prepare(run, shard, amount, engine, recipe, self.seed, self.watch)
+        old = self.entries[shard.heir] if shard.heir is not None else {}
+        documents_now = [d.id for d in shard.documents]
         in_order = old.get("in_order", 0) + 1 if shard.begun is not None else 0
         entry = {
             "documents": documents_now,
@@ -306,6 +286,16 @@ class Next:
             "audit": lesson.audit,
         }
         return Part(shard.documents, entry, run=run, job=lesson.job)
+
+    def _as_it_was(self, shard: Shard, heir: int, run: RunFolder) -> Part:
+        """The adapter before, which has nothing to learn: documents that came to it are not among its own."""
+        old, old_of = self.entries[heir], self.changes.old_of
+        taught = [self.carried.now[id].id for id in old["taught"] if id in self.carried.now]
+        known = {*old["documents"], *(id.rpartition(":")[0] for id in taught)}
+        here = tuple(d for d in shard.documents if d.id in known or old_of.get(d.id) in known)
+        self.leave_out([d for d in shard.documents if d not in here], run)
+        entry = {**old, "documents": [d.id for d in here], "taught": taught}
+        return Part(here, entry, self._addresses()[heir])
 
     def trains(self, shard: Shard, way: str) -> bool:
         """Whether there is anything to train in a shard. Adapters that go on learning unlearn nothing, so that what
@@ -362,12 +352,12 @@ class Next:
         places: list[Path | str] = [self._place(part, engine) for part in self.parts]
         folders = [place if isinstance(place, Path) else self.registry.folder_at(place) for place in places]
         self.check(engine, folders)
-        self._still_follows()
         told: dict[str, Any] = {
             "base": engine.base.name,
             "corpus_hash": self.now.hash,
             "recipe": self.recipe.as_json(),
             "parent": self.parent.number if self.parent else None,
+            "follows": self.parent.number if self.parent else 0,
             "details": self.details(engine.base),
             "now": clock.now(),
         }
@@ -382,7 +372,8 @@ class Next:
         self.taught = Taught(version, self.registry, self.home, engine.base)
 
     def _still_follows(self) -> None:
-        """Raises BadInput where something else was published since this began: it would undo that."""
+        """Raises BadInput where something else was published since this began, before anything is spent on what the
+        registry would refuse."""
         latest = latest_of(self.registry, self.name)
         if (latest and latest.number) != (self.parent and self.parent.number):
             raise BadInput(f"Another version of {self.name} was published meanwhile. Give the command again.")
@@ -439,7 +430,7 @@ class Next:
 
 
 def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service: Service | None) -> list[Taught]:
-    """Prepares, trains and publishes what was started."""
+    """Prepares, trains and publishes what was started; where one fails, the others are published first."""
     if not started:
         return []
     unchanged = [each.unchanged() for each in started]
@@ -448,13 +439,15 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
     watch.stage("Opening the base model")
     model = service.engine.base if service else base if isinstance(base, Base) else started[0].open_base(base)
     engine = service.engine if service else Engine(model)
+    ready: list[Next] = []
+    failed: list[Exception] = []
     for each in started:
-        each.prepare(engine)
-    mine = service or Service(engine)
-    waiting = [each for each in started if each.hand_in(mine)]
-    if waiting:
-        watch.stage("Training")
-    finish(waiting, mine, engine, elsewhere=service is not None)
+        try:
+            each.prepare(engine)
+            ready.append(each)
+        except Exception as error:  # whatever it was, the others go on
+            failed.append(error)
+    train_and_publish(ready, service, engine, watch, failed)
     return [each.taught for each in started]
 
 
@@ -463,64 +456,11 @@ def documents_of(histories: Sequence[History]) -> frozenset[str]:
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-def checked_date(date: str | None) -> str:
-    """An ISO date; today's where none is said. Raises BadSetting."""
-    if date is None:
-        return clock.now()[:10]
-    try:
-        return datetime.date.fromisoformat(date).isoformat()
-    except ValueError:
-        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
-
-
 _CARRIED = ("questions_from", "plan", "budget", "read", "personal")
 """Details that a next version takes over."""
-
-
-def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str, Any]]:
-    """What is known of each adapter of a version of these documents; one that was taught whole is a single one."""
-    details = version.details
-    if "shards" in details:
-        return [dict(e) for e in details["shards"]]
-    return [
-        {
-            "documents": [d.id for d in documents],
-            "saw": details.get("saw", [d.id for d in documents]),
-            "run": str(details.get("run", "")),
-            "taught": details.get("taught", []),
-            "router": details.get("router", {}),
-            "in_order": details.get("in_order", 0),
-        }
-    ]
-
-
-def parts_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What details tell of the adapters: of a single one at the top, as a version that was taught whole has it."""
-    if len(entries) > 1:
-        taught = [id for e in entries for id in e["taught"]]
-        return {"shards": [dict(e) for e in entries], "taught": taught}
-    (only,) = entries
-    return {k: only[k] for k in ("run", "taught", "router", "in_order", "audit", "examples", "saw") if k in only}
-
-
-def told_and_met(version: Version) -> tuple[float, float]:
-    """How many times their length passages of a version were told, and how often its text was met."""
-    details = version.details
-    if "times" in details:
-        return float(details["times"]), float(details["visits"])
-    actual = (details.get("plan_and_actual") or {}).get("actual")
-    if not actual or not actual["text_tokens"]:
-        return planner.TIMES, planner.EPOCHS
-    return float(actual["times"]), actual["tokens"] / actual["text_tokens"]
 
 
 def still_true(questions: Sequence[Question], documents: Sequence[Document]) -> list[Question]:
     """Questions of which an answer stands in the documents; those that have none are kept."""
     text = normalised("\n".join(d.text for d in documents))
     return [q for q in questions if not q.answers or any(normalised(a) in text for a in q.answers)]
-
-
-def rank_of(version: Version) -> int | None:
-    """The rank that a version's plan chose, where it chose one."""
-    rank: int | None = (version.details.get("plan") or {}).get("rank")
-    return rank

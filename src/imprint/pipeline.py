@@ -19,7 +19,7 @@ from imprint.continual.verdicts import verdicts
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.engine import Engine, choice
-from imprint.errors import BadInput, BadName, ImprintError, NoSuchAdapter
+from imprint.errors import BadInput, BadName, NoSuchAdapter
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.examination import Examination, read_by_name
 from imprint.evaluation.forgetting import general_text
@@ -95,23 +95,22 @@ def teach_many(
     Each is published as soon as it is trained. With a `service` that works in its own thread, they share
     its passes with all that others handed to it; `base` is then the service's. Raises as teach() does; where
     the training of one fails, the others are published first."""
-    started = [_Teaching(lesson, home or home_folder(), watch) for lesson in _checked(lessons)]
+    alone = len(lessons) == 1
+    started = [_Teaching(lesson, home or home_folder(), watch, alone=alone) for lesson in _checked(lessons)]
     for teaching in started:
         teaching.look_for_personal_data()
     watch.stage("Opening the base model")
     engine = service.engine if service else Engine(base if isinstance(base, Base) else bases.load(base))
     for teaching in started:
         teaching.prepare(engine)
-    mine = service or Service(engine)
-    waiting = [teaching for teaching in started if teaching.hand_in(mine, alone=len(started) == 1)]
-    if waiting:
-        watch.stage("Training")
-    finish(waiting, mine, engine, elsewhere=service is not None)
+    train_and_publish(started, service, engine, watch)
     return [teaching.taught for teaching in started]
 
 
-class Handed(Protocol):
-    """Something whose training was handed in, to be published when that ends."""
+class Underway(Protocol):
+    """A version on its way: what it is to learn is written."""
+
+    def hand_in(self, service: Service) -> bool: ...
 
     @property
     def ended(self) -> bool: ...
@@ -121,30 +120,52 @@ class Handed(Protocol):
     def stop(self) -> None: ...
 
 
-def finish(waiting: Sequence[Handed], service: Service, engine: Engine, *, elsewhere: bool) -> None:
-    """Trains what was handed in and publishes each as soon as it is trained. `elsewhere`: the service works in its
-    own thread, for others too. Where the training of one fails, the others are published first."""
-    left = list(waiting)
-    failed: list[ImprintError] = []
+def train_and_publish(
+    started: Sequence[Underway],
+    service: Service | None,
+    engine: Engine,
+    watch: Watch,
+    failed: Sequence[Exception] = (),
+) -> None:
+    """Hands all of them in, and publishes each as soon as it is trained. A `service` works in its own thread, for
+    others too; None is one for these alone.
+
+    Where one fails, nothing of it stays in the service, and the others are published first; so they are where
+    some `failed` before."""
+    mine, errors = service or Service(engine), list(failed)
     try:
+        left = [each for each in started if _handed_in(each, mine, errors)]
+        if left:
+            watch.stage("Training")
         while left:
-            working = elsewhere or service.run_pass()
-            for each in [t for t in left if t.ended or not working]:
+            working = service is not None or mine.run_pass()
+            for each in [one for one in left if one.ended or not working]:
                 left.remove(each)
                 try:
                     each.publish(engine)
-                except ImprintError as error:
-                    failed.append(error)
-            if elsewhere:
+                except Exception as error:  # whatever it was, the others go on
+                    errors.append(error)
+            if service is not None:
                 time.sleep(0.02)
     except BaseException:
-        for each in left:
+        for each in started:
             each.stop()
-        if not elsewhere:
-            service.close()  # keeps checkpoints
+        if service is None:
+            mine.close()  # keeps checkpoints
         raise
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
+
+
+def _handed_in(one: Underway, service: Service, errors: list[Exception]) -> bool:
+    """Whether there is something to wait for. What goes wrong is noted, and what was handed in before that is taken
+    out again."""
+    try:
+        return one.hand_in(service)
+    except Exception as error:  # whatever it was, the others go on
+        one.stop()
+        errors.append(error)
+        return False
 
 
 def estimate(
@@ -270,8 +291,9 @@ class _Teaching:
 
     taught: Taught
 
-    def __init__(self, lesson: Lesson, home: Path, watch: Watch) -> None:
-        self.lesson, self.home, self.watch = lesson, home, watch
+    def __init__(self, lesson: Lesson, home: Path, watch: Watch, *, alone: bool = True) -> None:
+        """`alone`: whether no other lesson is trained beside it, whose progress would have to be told apart."""
+        self.lesson, self.home, self.watch, self.alone = lesson, home, watch, alone
         self.recipe = opened(lesson.recipe)
         self.limit = parse_budget(lesson.budget or DEFAULT_BUDGET)
         self.asked = given_questions(lesson.questions)
@@ -340,11 +362,11 @@ class _Teaching:
             self.watch.say(f"{repeated['lines_set_aside']} lines are repeated in other documents, and taught once.")
         return passages
 
-    def hand_in(self, service: Service, *, alone: bool) -> bool:
+    def hand_in(self, service: Service) -> bool:
         """Hands the training in; False where nothing is left to train."""
         if self._prepared is None:
             return False
-        progress = training_progress(self.watch, "" if alone else self.lesson.name)
+        progress = training_progress(self.watch, "" if self.alone else self.lesson.name)
         timed = _timed(progress, Stopwatch(self.run, "training"))
         self._ticket = service.submit(self._prepared.job, checkpoint=self.run.checkpoint, progress=timed)
         return True

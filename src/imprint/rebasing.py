@@ -11,12 +11,13 @@ from imprint import base as bases
 from imprint import clock
 from imprint.base import Base
 from imprint.continual.changes import Changes
+from imprint.continual.entries import entries_of, parts_told, told_and_met
 from imprint.continual.lessons import REPLAY
 from imprint.corpus import to_teach
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NoSuchAdapter
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, entries_of, make, parts_told, told_and_met
+from imprint.next_version import Next, Part, make
 from imprint.recipe import recipe_of
 from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json

@@ -134,11 +134,16 @@ def run_of(
 
 def began(run: RunFolder, today: str) -> str:
     """The day on which a run began: a run that goes on the day after ends as it would have."""
-    kept = run.read("began")
+    kept = began_on(run)
     if kept is None:
-        kept = {"on": today}
-        run.write("began", kept)
-    return str(kept["on"])
+        run.write("began", {"on": today})
+    return kept or today
+
+
+def began_on(run: RunFolder) -> str | None:
+    """The day on which a run began, where it has."""
+    kept = run.read("began")
+    return None if kept is None else str(kept["on"])
 
 
 def prepare(

@@ -8,20 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from imprint import base as bases
 from imprint import certifying, clock, scaling
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
-from imprint.certifying import Asked, Judge, Kept
+from imprint.certifying import Asked, Kept
+from imprint.certifying.examined import Examined, judge_of, rivals_of
 from imprint.chosen import ChosenWriter, speaking
 from imprint.continual import tombstones
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, Seat, choice
 from imprint.errors import BadInput, BadSetting, NotFound
 from imprint.evaluation import canaries, certificate, citing, confidence, open_book
-from imprint.evaluation import judge as judging
 from imprint.evaluation import proof as proofs
 from imprint.evaluation.certificate import Certificate
 from imprint.evaluation.citing import Cited
@@ -29,11 +29,11 @@ from imprint.evaluation.closed_book import Question
 from imprint.evaluation.confidence import Verdict
 from imprint.evaluation.examination import read_by_name
 from imprint.evaluation.forgetting import general_perplexity
-from imprint.evaluation.open_book import FullContext, Search
+from imprint.evaluation.open_book import Search
 from imprint.evaluation.proof import Proof
 from imprint.evaluation.questions import given_questions
 from imprint.evaluation.rag_search import searched_by, searching
-from imprint.evaluation.systems import Rival, rivals, told
+from imprint.evaluation.systems import told
 from imprint.home import home_folder
 from imprint.recipe import RAW_TEXT, recipe_of
 from imprint.registry import Registry
@@ -44,47 +44,10 @@ from imprint.synthesis.audit import lines
 from imprint.synthesis.novelty import without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.sft import train
-from imprint.types import Adapter, Document, Example, Passage, Prompt, Text, Turn, Version, content_hash
+from imprint.types import Adapter, Example, Passage, Prompt, Text, Turn, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.endpoint import Endpoint, EndpointWriter
 from imprint.writers.local import LocalWriter
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What a certificate is to hold. What is left out is measured as far as it can be."""
-
-    systems: Sequence[str] | None = None
-    """Names of certifying.SYSTEMS and of the rivals; None asks all."""
-    parts: Sequence[str] | None = None
-    """Names of certifying.PARTS; None measures all."""
-    suites: Sequence[str | Path] = ()
-    """Folders of items judged by log-likelihood, before and after."""
-    texts: Sequence[str | Path] = ()
-    """Files whose perplexity is taken besides that of the general text that comes along."""
-    rivals: Sequence[OtherModel] = ()
-    raw_text: bool = False
-    """Whether the naive rival is trained too, for as many tokens."""
-    usd_per_hour: float | None = None
-    """What this machine costs."""
-    judge: Endpoint | Literal["base"] | None = None
-    """Who reads the answers besides the match grader: a model at an address, or the untaught base."""
-    samples: int = 0
-    """Answers drawn at random for each question, to see whether they agree."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < 1e6:
-            raise BadSetting(f"A machine costs 0 US dollars an hour or more; got {self.usd_per_hour}.")
-
-
-@dataclass(frozen=True, slots=True)
-class OtherModel:
-    """A rival behind an OpenAI-compatible address. Its key is read from the environment and kept nowhere."""
-
-    endpoint: Endpoint
-    window_tokens: int | None = None
-    """How many tokens of the documents it is given at once; None as many as the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +344,7 @@ class Taught:
         others = [
             each
             for rival, writer in zip(wanted.rivals, writers, strict=True)
-            for each in _rivals(rival, writer, corpus.documents, model)
+            for each in rivals_of(rival, writer, corpus.documents, model)
         ]
         all_asked = Asked(
             questions=asked,
@@ -392,7 +355,7 @@ class Taught:
             texts=texts,
             rivals=others,
             usd_per_hour=wanted.usd_per_hour,
-            judge=_judge(wanted.judge, reader, model),
+            judge=judge_of(wanted.judge, reader, model),
             samples=wanted.samples,
             seed=wanted.seed,
         )
@@ -518,25 +481,6 @@ def _perplexity_wearing(engine: Engine, seats: Sequence[Seat]) -> float:
         with engine.wearing([seat]):
             found.append(general_perplexity(engine.base))
     return sum(found) / len(found)
-
-
-def _rivals(rival: OtherModel, writer: EndpointWriter, documents: Sequence[Document], model: Base) -> list[Rival]:
-    """A model behind an address as three systems, each with as much of the documents as its window takes."""
-    window, endpoint = rival.window_tokens or model.window_tokens, rival.endpoint
-    context: FullContext | None = None
-    if documents:
-        context = open_book.full_context(documents, window_tokens=window, count_tokens=model.count_tokens)
-    kept_as = f"rival-{content_hash(endpoint.address, endpoint.model, str(window))}"
-    return rivals(writer, endpoint.model, kept_as, context)
-
-
-def _judge(named: Endpoint | str | None, writer: EndpointWriter | None, model: Base) -> Judge | None:
-    """Who judges answers: a model at an address, or the base itself."""
-    if isinstance(named, Endpoint) and writer is not None:
-        return Judge(named.model, content_hash(named.address, named.model, judging.prompt_hash()), writer)
-    if named is None:
-        return None
-    return Judge(f"{model.name} itself", content_hash("base", judging.prompt_hash()), LocalWriter(model))
 
 
 def _source(questions: Any) -> str:

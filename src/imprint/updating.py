@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import datetime
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imprint import documents
+from imprint import clock, documents
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import compare
+from imprint.continual.entries import parts_told
 from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
 from imprint.continual.tombstones import refuse_forgotten
-from imprint.continual.verdicts import verdicts
+from imprint.continual.verdicts import Verdicts, verdicts
 from imprint.continual.ways import WAYS
 from imprint.corpus import Corpus, to_teach
 from imprint.documents import personal as personal_data
 from imprint.documents.loaders import Loaded
 from imprint.engine import Engine
-from imprint.errors import BadInput, BadSetting, HeldBack
+from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, checked_date, documents_of, make, parts_told
+from imprint.next_version import Next, Part, documents_of, make
 from imprint.pipeline import DEFAULT_BUDGET
-from imprint.planner import parse_budget
+from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
-from imprint.stages import Prepared, prepare, run_of
+from imprint.run_folder import RunFolder
+from imprint.stages import Prepared, began, began_on, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
-from imprint.types import Document, Version
+from imprint.types import Document, Passage, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
 
@@ -52,7 +56,8 @@ class Update:
     way: str | None = None
     """How the next version is made (continual.ways.WAYS); None takes what was measured to suit such changes."""
     date: str | None = None
-    """ISO date from which the changes hold, where a document does not say its own; None is today."""
+    """ISO date from which the changes hold, where a document does not say its own; None is the day on which the
+    update begins, today unless a call that was killed began it."""
     budget: str | None = None
     """What writing and training may take; None tells of the new what was told of the old, as often."""
     recipe: Recipe | str | Path | None = None
@@ -79,7 +84,8 @@ class Update:
             raise BadSetting(f"Documents are divided into 1 to 1,000 shards; got {self.shards}.")
         if not 0 <= self.replay < 0.95:
             raise BadSetting(f"replay is a share from 0 to 0.95; got {self.replay}.")
-        checked_date(self.date)
+        if self.date is not None:
+            _checked_date(self.date)
 
 
 def update(
@@ -148,7 +154,6 @@ class _Updating(Next):
     def __init__(self, wanted: Update, home: Path, watch: Watch) -> None:
         super().__init__(wanted.name, home, watch, wanted.seed)
         self.wanted, self.replay = wanted, wanted.replay
-        self.date = checked_date(wanted.date)
         self.recipe = opened(wanted.recipe) if wanted.recipe or not self.parent else recipe_of(self.parent)
         self.budget = parse_budget(wanted.budget) if wanted.budget else None
         self.foreseen: ways.Estimate | None = None
@@ -157,6 +162,7 @@ class _Updating(Next):
         watch.say(self.loaded.summary())
         others = promoted(home, self.name) if wanted.path is not None else []  # they came through the gate
         self.now = Corpus((*self.loaded.documents, *others))
+        self.date = _checked_date(wanted.date) if wanted.date else began_on(self._note) or clock.now()[:10]
         self.changes = compare(self.old.documents, self.now.documents)
         if not wanted.readmit:
             refuse_forgotten(self.registry, self.name, self.now.documents, taught=self.old.documents)
@@ -167,6 +173,21 @@ class _Updating(Next):
             for line in self.changes.lines():
                 watch.say(line)
             _check_same_kind(self.parent, self.recipe, wanted.way)
+
+    @property
+    def _note(self) -> RunFolder:
+        """Where the day is kept on which this update began: of this version, to these documents. What is trained
+        hangs on that day, so that it has no place in a run."""
+        from_here = (self.name, str(self.parent), self.parent.adapter_hash if self.parent else "")
+        return RunFolder(self.home / "runs" / content_hash("began", *from_here, self.now.hash))
+
+    def begin(self) -> None:
+        if self.wanted.date is None:
+            self.date = began(self._note, self.date)
+
+    def publish(self, engine: Engine) -> None:
+        super().publish(engine)
+        shutil.rmtree(self._note.path, ignore_errors=True)
 
     def choose_way(self, base: Base) -> str:
         found = self.estimates(base)
@@ -239,6 +260,7 @@ class _Updating(Next):
         wanted, model = self.wanted, engine.base
         self.way = "first"
         personal_data.settle(self.now.documents, wanted.personal, self.watch.say)
+        self.begin()
         self.now.keep(self.home)
         given = given_questions(wanted.questions)
         self.asked = list(given or [])
@@ -258,15 +280,38 @@ class _Updating(Next):
             share = sum(len(p.text) for p in mine) / max(whole, 1)
             within = ways.part_of(limit, share) if limit else None
             run = run_of(
-                self.home, Corpus(here).hash, self.recipe, within, model, self.seed, f"{self.name}#{place}", given,
+                self.home, Corpus(here).hash, self.recipe, within, model, self.seed,
+                f"{self.name}#{place} {self.date}", given,
             )  # fmt: skip
-            prepared = prepare(
-                run, mine, engine, self.recipe, within, self.seed, given, self.watch,
-                since=held, silent=settled.silent, more=partial(settled.examples, mine, seed=self.seed),
-            )  # fmt: skip
-            entry = _first_entry(prepared, here, documents_of(settled.histories(mine)))
-            self.parts.append(Part(here, entry, run=run, job=prepared.job))
-            self.asked += [] if wanted.questions else (run.read_questions() or ([], ""))[0]
+            try:
+                self.parts.append(self._first_part(run, here, mine, within, engine, held, settled))
+            except NothingToTeach as error:
+                nothing = error
+                self.leave_out(here, run)
+        if not self.parts:
+            raise nothing
+
+    def _first_part(
+        self,
+        run: RunFolder,
+        here: tuple[Document, ...],
+        passages: Sequence[Passage],
+        within: Budget | None,
+        engine: Engine,
+        held: Mapping[str, str],
+        settled: Verdicts,
+    ) -> Part:
+        """A shard of a first version, written. `held`: by document id since when. Raises NothingToTeach."""
+        if not passages:
+            raise NothingToTeach(f"{here[0].source} holds no text, or none that other documents do not hold too.")
+        given = given_questions(self.wanted.questions)
+        prepared = prepare(
+            run, passages, engine, self.recipe, within, self.seed, given, self.watch,
+            since=held, silent=settled.silent, more=partial(settled.examples, passages, seed=self.seed),
+        )  # fmt: skip
+        self.asked += [] if self.wanted.questions else (run.read_questions() or ([], ""))[0]
+        entry = _first_entry(prepared, here, documents_of(settled.histories(passages)))
+        return Part(here, entry, run=run, job=prepared.job)
 
     def details(self, base: Base) -> dict[str, Any]:
         if self.parent is not None:
@@ -314,6 +359,14 @@ def _first_entry(prepared: Prepared, here: Sequence[Document], told_of: frozense
         "writing_s": (prepared.run.read("seconds") or {}).get("writing", {}).get("seconds", 0.0),
         "audit": prepared.run.read("audit"),
     }
+
+
+def _checked_date(date: str) -> str:
+    """An ISO date. Raises BadSetting."""
+    try:
+        return datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise BadSetting(f"A date looks like 2026-03-01; got '{date}'.") from None
 
 
 def _check_same_kind(parent: Version, recipe: Recipe, way: str | None) -> None:

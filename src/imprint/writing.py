@@ -30,7 +30,7 @@ from imprint.synthesis.faithful import Finding
 from imprint.synthesis.prompt_files import prompt_hashes
 from imprint.synthesis.raw_text import RawText
 from imprint.synthesis.safety import instructions_in
-from imprint.synthesis.wording import words
+from imprint.synthesis.wording import content_list, words
 from imprint.types import Example, Generator, Passage, Prompt, Text, Writer, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.cache import CachedWriter
@@ -52,6 +52,11 @@ _LATER = 0.83
 Revise = Callable[[int, int, float], int]
 """Told the tokens of text that there are, those that the time so far is worth, and its seconds; says how many
 tokens there are to be."""
+
+_A_STATEMENT = 4
+"""Content words from which on what is not to be taught is no value any more."""
+_TELLING = 0.5
+"""Share of a statement's content words from which on an example tells it."""
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
@@ -267,7 +272,7 @@ def write(
     `questions` are kept out of it; None holds out some of the writer's own. `beside`: runs that share this one's
     hard limits of money. `revise`: told once, after the first round, how the text stands and how many seconds it
     took in all calls. `since`: by document id the ISO date from which it holds. `silent`: passages, by id,
-    and the values of theirs that are not taught. `more`: what is taught besides. Raises NothingToTeach."""
+    and what of theirs is not taught (is_silent). `more`: what is taught besides. Raises NothingToTeach."""
     report = run.read("audit")
     if report is not None:
         run.drop_draft()
@@ -328,9 +333,15 @@ def _apart(examples: Iterator[Example], apart: Apart, audit: Audit) -> Iterator[
 
 
 def is_silent(example: Example, silent: Sequence[tuple[str, str]]) -> bool:
-    """Whether an example tells a value of one of its passages that is not to be taught."""
-    values = [value for id, value in silent if id in example.passages]
-    return any(f" {' '.join(words(v))} " in f" {' '.join(words(t.text))} " for v in values for t in example.turns)
+    """Whether an example tells something of one of its passages that is not to be taught: word for word in one
+    turn, or, of a whole statement, most of what it speaks of in all turns, for a gap in it and its answer tell it
+    too."""
+    told = [what for id, what in silent if id in example.passages]
+    if any(f" {' '.join(words(w))} " in f" {' '.join(words(t.text))} " for w in told for t in example.turns):
+        return True
+    said = {word for turn in example.turns for word in content_list(turn.text)} if told else set()
+    statements = [found for what in told if len(found := set(content_list(what))) >= _A_STATEMENT]
+    return any(len(statement & said) > _TELLING * len(statement) for statement in statements)
 
 
 def _dated(examples: Iterator[Example], since: Mapping[str, str]) -> Iterator[Example]:

@@ -2,7 +2,8 @@
 and how several adapters become one.
 
     what changed     changes.py: a folder against a version's documents; manifest.py: all editions, since when,
-                     whose, in which shard; shards.py: which documents share an adapter
+                     whose, in which shard; shards.py: which documents share an adapter; entries.py: what details
+                     tell of each adapter; predecessor.py: which of them knows what, and what of that still stands
     which facts      fact_changes.py: two editions compared in words; histories.py: what was said of one thing, from
                      when until when; ledger.py: all of that over a name's versions
     who holds        conflicts.py: what cannot both be true, and the rules that settle it; beliefs.py: what the base

@@ -240,14 +240,3 @@ def settled_histories(settled: Iterable[Settled]) -> list[History]:
             since = until = None
         found.append(History((Held(one.loser.said, since, until), Held(one.winner.said, until))))
     return found
-
-
-def open_passages(settled: Iterable[Settled]) -> set[str]:
-    """Ids of the passages that say what is open: neither is to be taught as settled."""
-    return {
-        side.said.passage_id
-        for one in settled
-        if one.winner is None
-        for side in (one.conflict.first, one.conflict.second)
-        if side.said.passage_id
-    }

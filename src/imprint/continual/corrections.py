@@ -10,6 +10,7 @@ import datetime
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from imprint.continual.fact_changes import differing
 from imprint.continual.histories import Held, History
@@ -61,21 +62,33 @@ def corrections(
     """The items about these facts, fact by fact; with another seed other wordings and other days.
 
     `said`: all that the documents say now. An example's dates are those of the statement that it answers with."""
+    return chain.from_iterable(by_history(changed, seed=seed, said=said, amounts=amounts).values())
+
+
+def by_history(
+    changed: Iterable[History], *, seed: int, said: Sequence[Passage] = (), amounts: Amounts | None = None
+) -> dict[History, tuple[Example, ...]]:
+    """The same items, those of each fact by themselves."""
     much = amounts or Amounts()
     still_said, where = "|".join(_plain(p.text) for p in said), Concordance(said)
-    for history in changed:
-        fact, holds = _Fact(history, f"corrections:{seed}:{history.held[0].said}"), history.now
-        if holds is not None:
-            yield from fact.denied_and_confirmed(holds, much.denials, still_said)
-            yield from fact.asked_now(holds)
-            yield from fact.told(much.texts)
-            yield from fact.asked_of_days(much.dates)
-            if holds.since is not None and history.held[-2].until is not None:
-                yield from fact.asked_of_the_change(holds)
-        elif much.withdrawn and fact.questions and not _may_be_told(history, where):
-            yield from fact.told(much.texts)
-            yield from fact.asked_of_days(much.dates)
-            yield from fact.asked_when_gone(much.dates)
+    return {history: tuple(_of_one(history, seed, much, still_said, where)) for history in changed}
+
+
+def _of_one(
+    history: History, seed: int, much: Amounts, still_said: str, where: Concordance
+) -> Iterator[Example]:
+    fact, holds = _Fact(history, f"corrections:{seed}:{history.held[0].said}"), history.now
+    if holds is not None:
+        yield from fact.denied_and_confirmed(holds, much.denials, still_said)
+        yield from fact.asked_now(holds)
+        yield from fact.told(much.texts)
+        yield from fact.asked_of_days(much.dates)
+        if holds.since is not None and history.held[-2].until is not None:
+            yield from fact.asked_of_the_change(holds)
+    elif much.withdrawn and fact.questions and not _may_be_told(history, where):
+        yield from fact.told(much.texts)
+        yield from fact.asked_of_days(much.dates)
+        yield from fact.asked_when_gone(much.dates)
 
 
 class _Fact:

@@ -97,7 +97,7 @@ class Amount:
     """Share of what is trained that an adapter which goes on learning has met before."""
 
 
-def prepare(
+def write(
     run: RunFolder,
     shard: Shard,
     amount: Amount,
@@ -109,11 +109,21 @@ def prepare(
     *,
     since: Mapping[str, str],
     silent: Sequence[tuple[str, str]] = (),
-) -> Lesson:
-    """Writes the shard's text and makes its training of it; what an earlier call has made is read. `since`: by
-    document id the day from which it holds. `silent` as in writing.write()."""
-    written = RunFolder(run.path / "written")
+) -> Shard:
+    """Writes about the shard's fresh passages, unless an earlier call has; the shard without them where nothing can
+    be said of any. `since`: by document id the day from which it holds. `silent` as in writing.write()."""
+    written = _written(run)
     _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since, silent)
+    told = next(iter(within_caps(shard, written)()), None)
+    return shard if told is not None else replace(shard, fresh=())
+
+
+def prepare(
+    run: RunFolder, shard: Shard, amount: Amount, engine: Engine, recipe: Recipe, seed: int, watch: Watch
+) -> Lesson:
+    """Makes the shard's training of what was written about it and of what still stands; what an earlier call has
+    made is read. Raises NothingToTeach."""
+    written = _written(run)
     new = within_caps(shard, written)
     audit = _join(run, shard, written, new)
     lesson = run
@@ -135,6 +145,11 @@ def prepare(
     job = replace(job, tokens=max(1, round(amount.visits * text_tokens)))
     written_tokens = round(sum(map(characters, new())) / writing.CHARACTERS_A_TOKEN)
     return Lesson(shard, run, job, text_tokens, written_tokens, audit["examples"], audit)
+
+
+def _written(run: RunFolder) -> RunFolder:
+    """Where the text about a shard's fresh passages is."""
+    return RunFolder(run.path / "written")
 
 
 def within_caps(shard: Shard, written: RunFolder) -> Callable[[], Iterable[Example]]:

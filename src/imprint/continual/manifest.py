@@ -26,7 +26,8 @@ class Entry:
     until: str | None = None
     """ISO date from which it does not; None while it does."""
     owner: str = ""
-    shard: int = 0
+    shard: int | None = 0
+    """None where nothing of it is taught, so that no adapter knows it."""
 
 
 def of_version(version: Version, documents: Sequence[Document]) -> list[Entry]:
@@ -38,8 +39,8 @@ def of_version(version: Version, documents: Sequence[Document]) -> list[Entry]:
 
 
 def first(documents: Sequence[Document], since: str, shard_of: Mapping[str, int]) -> list[Entry]:
-    """The manifest of a first version. `shard_of`: by document id."""
-    return [_entry(d, since, shard_of.get(d.id, 0)) for d in documents]
+    """The manifest of a first version. `shard_of`: by document id; what is not there is not taught."""
+    return [_entry(d, since, shard_of.get(d.id)) for d in documents]
 
 
 def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: Mapping[str, int]) -> list[Entry]:
@@ -51,7 +52,7 @@ def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: 
     kept = [_moved(e, here, shard_of) if e.until is None else e for e in entries]
     kept = [replace(e, until=ended[e.document]) if e.until is None and e.document in ended else e for e in kept]
     come = [*(new for _, new in changes.changed), *changes.new]
-    return [*kept, *(_entry(d, since, shard_of.get(d.id, 0)) for d in come)]
+    return [*kept, *(_entry(d, since, shard_of.get(d.id)) for d in come)]
 
 
 def _called_as_now(entries: Sequence[Entry], changes: Changes) -> list[Entry]:
@@ -74,16 +75,11 @@ def begun(entries: Sequence[Entry]) -> dict[str, str]:
     return {e.document: first[e.source] for e in entries}
 
 
-def shard_of(entries: Sequence[Entry]) -> dict[str, int]:
-    """In which shard each document is that holds now."""
-    return {e.document: e.shard for e in current(entries)}
-
-
 def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [asdict(e) for e in entries]
 
 
-def _entry(document: Document, since: str, shard: int) -> Entry:
+def _entry(document: Document, since: str, shard: int | None) -> Entry:
     held = document.valid_from or since
     return Entry(document.id, document.source, document.title, held, None, document.owner, shard)
 
@@ -93,5 +89,4 @@ def _moved(entry: Entry, here: Mapping[str, Document], shard_of: Mapping[str, in
     document = here.get(entry.document)
     if document is None:
         return entry
-    shard = shard_of.get(document.id, entry.shard)
-    return replace(entry, source=document.source, title=document.title, shard=shard)
+    return replace(entry, source=document.source, title=document.title, shard=shard_of.get(document.id))

@@ -1,12 +1,14 @@
 """What is done about conflicts before training: settled, told, and taught as settled.
 
-What loses is silent: no example that tells its value from its passage is taught, and of what is open neither side's
-is. What wins is taught with what it beat: the old value denied, both with their dates (corrections)."""
+What loses is silent: no example is taught that tells its value from its passage, or where only a 'not' tells it
+apart its statement; and of what is open neither side's is. What wins is taught with what it beat: the old value
+denied, both with their dates (corrections)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from imprint.continual.beliefs import Believer, beliefs
@@ -21,7 +23,7 @@ from imprint.continual.conflicts import (
     settle,
     settled_histories,
 )
-from imprint.continual.corrections import corrections
+from imprint.continual.corrections import by_history
 from imprint.continual.histories import History
 from imprint.recipe import Recipe
 from imprint.types import Document, Example, Passage
@@ -38,12 +40,14 @@ class Verdicts:
 
     @property
     def silent(self) -> tuple[tuple[str, str], ...]:
-        """Passages, by id, and the values of theirs that are not taught."""
+        """Passages, by id, and what of theirs is not taught: a value; a whole statement where only a 'not' tells it
+        from the other."""
         found = []
         for one in self.settled:
             sides = zip((one.conflict.first, one.conflict.second), one.conflict.values, strict=True)
-            found += [(side.said.passage_id, value) for side, value in sides if side != one.winner and value]
-        return tuple((id, value) for id, value in found if id)
+            of_value = all(one.conflict.values)
+            found += [(s.said.passage_id, v if of_value else s.said.text) for s, v in sides if s != one.winner]
+        return tuple((id, told) for id, told in found if id)
 
     def histories(self, passages: Sequence[Passage]) -> list[History]:
         """Those that are settled, of which these passages say what holds."""
@@ -52,9 +56,13 @@ class Verdicts:
 
     def examples(self, passages: Sequence[Passage], *, seed: int) -> Iterator[Example]:
         """What is taught of those that are settled, of these passages."""
+        return chain.from_iterable(self.by_history(passages, seed=seed).values())
+
+    def by_history(self, passages: Sequence[Passage], *, seed: int) -> dict[History, tuple[Example, ...]]:
+        """The same, that of each by itself."""
         told = self.histories(passages)
         lost = {id for id, _ in self.silent}  # what they say is what is denied
-        return corrections(told, seed=seed, said=[p for p in passages if p.id not in lost])
+        return by_history(told, seed=seed, said=[p for p in passages if p.id not in lost])
 
     def tell(self, watch: Watch) -> None:
         """Shows them before anything is trained, the open ones first."""

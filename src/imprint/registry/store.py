@@ -1,6 +1,6 @@
 """The registry: names, versions, lineage and proofs in SQLite, beside the files they speak of.
 
-    <home>/registry.db    this page's tables; registry/migrations/ has their definitions
+    <home>/registry.db    database.py, rows.py; registry/migrations/ has the tables' definitions
     <home>/adapters/      files.py
 
 A version's files are safe on the disk before its row is written, and its row is gone before its files are.
@@ -9,28 +9,23 @@ So a crash leaves at worst files that no version speaks of, which `sweep` takes 
 
 from __future__ import annotations
 
-import functools
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from imprint.errors import BadInput, BrokenStore, ImprintError, NoSuchAdapter
-from imprint.registry import files, names, records
+from imprint.errors import BadInput, BrokenStore
+from imprint.registry import files, names, records, rows
+from imprint.registry.database import opened, prepare, transaction, use_wal
 from imprint.types import Report, Version
 
-LOCK_TIMEOUT_S = 30.0
-"""How long one process waits for another that is writing."""
 UNFINISHED_AFTER_S = 24 * 3600
 """A half-written folder older than this has no writer any more."""
 
-_RETRY_S = 0.02
 _OF_ITS_HOME = ("run", "shards")
 """Details that name folders of the home where a version was made; they must not name any of another."""
 
@@ -87,8 +82,8 @@ class Registry:
         self.home = Path(home).absolute()
         self.database = self.home / "registry.db"
         self.home.mkdir(parents=True, exist_ok=True)
-        with _opened(self.database) as db:
-            _prepare(db, self.database)
+        with opened(self.database) as db:
+            prepare(db, self.database)
 
     # --- publishing ---------------------------------------------------------------------------
 
@@ -101,15 +96,18 @@ class Registry:
         corpus_hash: str,
         recipe: Mapping[str, Any],
         parent: int | None = None,
+        follows: int | None = None,
         details: Mapping[str, Any] | None = None,
         now: str,
     ) -> Version:
         """The next version of this name, made of the folder's files.
 
-        Visible as a whole or not at all. `now` is ISO 8601, UTC."""
+        Visible as a whole or not at all. `now` is ISO 8601, UTC. `follows`: the number of the latest version as
+        this one was made from it, 0 where there was none; BadInput where another is the latest by now. None
+        follows whatever that is."""
         names.check_name(name)
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
-        return self._publish(draft, _without_sums(files.plain_files(Path(folder))))
+        return self._publish(draft, _without_sums(files.plain_files(Path(folder))), follows=follows)
 
     def publish_shards(
         self,
@@ -120,13 +118,14 @@ class Registry:
         corpus_hash: str,
         recipe: Mapping[str, Any],
         parent: int | None = None,
+        follows: int | None = None,
         details: Mapping[str, Any] | None = None,
         now: str,
     ) -> Version:
         """The next version of this name, made of several adapters: folders, and addresses of such as are here
         already (of another version), which are not copied.
 
-        Visible as a whole or not at all."""
+        Visible as a whole or not at all. `follows` as in publish()."""
         names.check_name(name)
         if len(shards) < 2:
             raise BadInput("A version of shards has two or more of them. Publish a single adapter by itself.")
@@ -134,25 +133,25 @@ class Registry:
         put = [s if isinstance(s, str) else files.put(self.home, s) for s in new]
         listing = json.dumps({"shards": put}, indent=1) + "\n"
         draft = Version(name, 0, "", base, corpus_hash, dict(recipe), parent, now, dict(details or {}))
-        return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put)
+        return self._publish(draft, {files.SHARDS: listing.encode()}, shards=put, follows=follows)
 
     def again(self, version: Version, *, details: Mapping[str, Any], now: str) -> Version:
         """The next version of its name with the very files, documents and reports of this one, and its details with
-        others put in."""
+        others put in. BadInput where another is published meanwhile."""
         with self._reading() as db:
-            there = _find(db, version.name, version.number)
-            reports, shards = _reports(db, there), _shards(db, there)
+            there = rows.find(db, version.name, version.number)
+            reports, shards = rows.reports(db, there), rows.shards(db, there)
         latest = self.latest(version.name).number
         draft = replace(there, parent=latest, created_at=now, details={**there.details, **details})
         source = _without_sums(files.plain_files(files.path(self.home, there.adapter_hash)))
-        return self._publish(draft, source, reports, shards)
+        return self._publish(draft, source, reports, shards, follows=latest)
 
     def add_report(self, version: Version, report: Report) -> None:
         """Keeps what was measured on this version. Reports are added, never changed."""
-        body = _body(report)
+        body = rows.body(report)
         with self._writing() as db:
-            _find(db, version.name, version.number)
-            _insert_report(db, version, body)
+            rows.find(db, version.name, version.number)
+            rows.insert_report(db, version, body)
 
     def import_folder(self, folder: Path, name: str, *, now: str) -> Version:
         """The next version of this name, from an exported folder or from any PEFT folder.
@@ -170,39 +169,39 @@ class Registry:
         """The version that 'handbook@3' names; 'handbook' names the latest."""
         name, number = names.parse(reference)
         with self._reading() as db:
-            return _latest(db, name) if number is None else _find(db, name, number)
+            return rows.latest(db, name) if number is None else rows.find(db, name, number)
 
     def latest(self, name: str) -> Version:
         """The newest version of this name."""
         with self._reading() as db:
-            return _latest(db, name)
+            return rows.latest(db, name)
 
     def versions(self, name: str) -> Versions:
         """Every version of this name, oldest first."""
         with self._reading() as db:
-            return _versions(db, name)
+            return rows.versions(db, name)
 
     def list(self) -> Versions:
         """The latest version of each name, by name."""
         with self._reading() as db:
-            return _select(db, f"WHERE {_IS_LATEST} ORDER BY name")
+            return rows.select(db, f"WHERE {rows.IS_LATEST} ORDER BY name")
 
     def heads(self) -> Heads:
         """The latest version of each name, by name, in brief."""
         columns = ", ".join(field.name for field in fields(Head))
         with self._reading() as db:
-            rows = db.execute(f"SELECT {columns} FROM versions WHERE {_IS_LATEST} ORDER BY name")
-            return [Head(*row) for row in rows]
+            selected = db.execute(f"SELECT {columns} FROM versions WHERE {rows.IS_LATEST} ORDER BY name")
+            return [Head(*row) for row in selected]
 
     def latest_reports(self) -> Mapping[str, Reports]:
         """What was measured on the latest version of each name, by name; a name without is left out."""
         found: dict[str, Reports] = {}
         with self._reading() as db:
-            rows = db.execute(
+            selected = db.execute(
                 "SELECT name, number, body FROM reports JOIN versions USING (name, number)"
-                f" WHERE {_IS_LATEST} ORDER BY id"
+                f" WHERE {rows.IS_LATEST} ORDER BY id"
             )
-            for name, number, body in rows:
+            for name, number, body in selected:
                 report = records.report_of(records.loads(body, f"A report on {name}@{number}"))
                 found.setdefault(name, []).append(report)
         return found
@@ -210,8 +209,8 @@ class Registry:
     def reports(self, version: Version) -> Reports:
         """What was measured on this version, in the order it was added."""
         with self._reading() as db:
-            _find(db, version.name, version.number)
-            return _reports(db, version)
+            rows.find(db, version.name, version.number)
+            return rows.reports(db, version)
 
     def folder(self, version: Version) -> Path:
         """The folder of this version's adapter; BrokenStore where a file is missing, BadInput where it is made of
@@ -241,7 +240,7 @@ class Registry:
     def shards(self, version: Version) -> Addresses:
         """The addresses of the adapters that this version is made of; none where it is one itself."""
         with self._reading() as db:
-            return _shards(db, version)
+            return rows.shards(db, version)
 
     def verify(self, version: Version) -> None:
         """Raises BrokenStore, naming the file, where this version's files are not as published."""
@@ -264,10 +263,11 @@ class Registry:
         """What was to be forgotten, oldest first: of a name, or of all."""
         which, values = ("", []) if name is None else ("WHERE name = ?", [name])
         with self._reading() as db:
-            rows = db.execute(f"SELECT id, name, since, ended, body FROM tombstones {which} ORDER BY id", values)
+            columns = "id, name, since, ended, body"
+            selected = db.execute(f"SELECT {columns} FROM tombstones {which} ORDER BY id", values)
             return [
                 Tombstone(id, of, since, ended, records.loads(body, f"Tombstone {id}"))
-                for id, of, since, ended, body in rows
+                for id, of, since, ended, body in selected
             ]
 
     def end_tombstone(self, tombstone: Tombstone, body: Mapping[str, Any], *, now: str) -> None:
@@ -280,7 +280,7 @@ class Registry:
 
     def compact(self) -> None:
         """Rewrites the database, so that no byte of what was removed is left in it."""
-        with _opened(self.database) as db:
+        with opened(self.database) as db:
             db.execute("VACUUM")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -290,12 +290,12 @@ class Registry:
         """'handbook@3' of every version, by name and number. Their rows are not read, so that a broken one can
         be told from its neighbours."""
         with self._reading() as db:
-            rows = db.execute("SELECT name, number FROM versions ORDER BY name, number")
-            return [f"{name}@{number}" for name, number in rows]
+            selected = db.execute("SELECT name, number FROM versions ORDER BY name, number")
+            return [f"{name}@{number}" for name, number in selected]
 
     def check(self) -> None:
         """Raises BrokenStore where the database's own pages, indexes or references do not agree."""
-        with _opened(self.database) as db:
+        with opened(self.database) as db:
             found = [row[0] for row in db.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
             broken = db.execute("PRAGMA foreign_key_check").fetchall()
             found += [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in broken]
@@ -309,10 +309,10 @@ class Registry:
         """Writes the database as it is at this moment into a new file, whatever others write meanwhile.
 
         What was deleted is not in it: rows are copied, not pages."""
-        with _opened(self.database) as db:
+        with opened(self.database) as db:
             db.execute("VACUUM INTO ?", [str(target)])
-        with _opened(target) as db:
-            _use_wal(db)
+        with opened(target) as db:
+            use_wal(db)
 
     # --- taking away and out ------------------------------------------------------------------
 
@@ -322,8 +322,8 @@ class Registry:
         Files that another version uses stay. The numbers are not given again."""
         name, number = names.parse(reference)
         with self._writing() as db:
-            removed = _versions(db, name) if number is None else [_find(db, name, number)]
-            addresses = {v.adapter_hash for v in removed} | {s for v in removed for s in _shards(db, v)}
+            removed = rows.versions(db, name) if number is None else [rows.find(db, name, number)]
+            addresses = {v.adapter_hash for v in removed} | {s for v in removed for s in rows.shards(db, v)}
             db.executemany(
                 "DELETE FROM versions WHERE name = ? AND number = ?", [(v.name, v.number) for v in removed]
             )
@@ -349,8 +349,8 @@ class Registry:
                 f"imprint forget {version.name}."
             )
         with self._reading() as db:
-            version = _find(db, version.name, version.number)
-            reports = _reports(db, version)
+            version = rows.find(db, version.name, version.number)
+            reports = rows.reports(db, version)
         target.mkdir(parents=True, exist_ok=True)
         files.copy(self.home, version.adapter_hash, target)
         # The record comes last: an export without it is unfinished.
@@ -365,28 +365,37 @@ class Registry:
         source: files.Files,
         reports: Reports | None = None,
         shards: Sequence[str] = (),
+        follows: int | None = None,
     ) -> Version:
         """Files first, then the rows; the number and the address are filled in here."""
         recipe = records.dumps(draft.recipe, "The recipe")
         details = records.dumps(draft.details, "The details")
-        bodies = [_body(report) for report in reports or []]
+        bodies = [rows.body(report) for report in reports or []]
         address = files.put(self.home, source)
-        with self._writing() as db:
-            if draft.parent is not None:
-                _find(db, draft.name, draft.parent)
-            # Another process may have removed the last version with these files since they were put.
-            if not files.path(self.home, address).is_dir():
-                files.put(self.home, source)
-            for shard in shards:
-                if not files.path(self.home, shard).is_dir():
-                    raise BrokenStore(f"The shard {shard[:12]}... was removed meanwhile. Give the command again.")
-            version = _insert_version(db, draft, address, recipe, details)
-            db.executemany(
-                "INSERT INTO shards VALUES (?, ?, ?, ?)",
-                [(version.name, version.number, place, shard) for place, shard in enumerate(shards)],
-            )
-            for body in bodies:
-                _insert_report(db, version, body)
+        try:
+            with self._writing() as db:
+                # Under the lock, so that of two who both follow the same version only one can.
+                rows.check_latest(db, draft.name, follows)
+                if draft.parent is not None:
+                    rows.find(db, draft.name, draft.parent)
+                # Another process may have removed the last version with these files since they were put.
+                if not files.path(self.home, address).is_dir():
+                    files.put(self.home, source)
+                for shard in shards:
+                    if not files.path(self.home, shard).is_dir():
+                        raise BrokenStore(
+                            f"The shard {shard[:12]}... was removed meanwhile. Give the command again."
+                        )
+                version = rows.insert_version(db, draft, address, recipe, details)
+                db.executemany(
+                    "INSERT INTO shards VALUES (?, ?, ?, ?)",
+                    [(version.name, version.number, place, shard) for place, shard in enumerate(shards)],
+                )
+                for body in bodies:
+                    rows.insert_report(db, version, body)
+        except BadInput:
+            self._drop_unused([address, *shards])
+            raise
         return version
 
     def _import_export(self, folder: Path, name: str, now: str) -> Version:
@@ -427,215 +436,16 @@ class Registry:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One view of the database, whatever others write meanwhile."""
-        with _opened(self.database) as db, _transaction(db, "BEGIN"):
+        with opened(self.database) as db, transaction(db, "BEGIN"):
             yield db
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """The only writer, until the block ends: all of it is kept, or none."""
-        with _opened(self.database) as db, _transaction(db, "BEGIN IMMEDIATE"):
+        with opened(self.database) as db, transaction(db, "BEGIN IMMEDIATE"):
             yield db
-
-
-# --- rows -------------------------------------------------------------------------------------
-
-_COLUMNS = "name, number, adapter_hash, base, corpus_hash, recipe, parent, created_at, details"
-_SELECT = f"SELECT {_COLUMNS} FROM versions"
-_IS_LATEST = "number = (SELECT max(number) FROM versions AS v WHERE v.name = versions.name)"
-
-
-def _version(row: tuple[Any, ...]) -> Version:
-    name, number, address, base, corpus_hash, recipe, parent, created_at, details = row
-    return Version(
-        name=name,
-        number=number,
-        adapter_hash=address,
-        base=base,
-        corpus_hash=corpus_hash,
-        recipe=records.loads(recipe, f"The recipe of {name}@{number}"),
-        parent=parent,
-        created_at=created_at,
-        details=records.loads(details, f"The details of {name}@{number}"),
-    )
-
-
-def _select(db: sqlite3.Connection, which: str, *values: str | int) -> Versions:
-    return [_version(row) for row in db.execute(f"{_SELECT} {which}", values)]
-
-
-def _of_name(db: sqlite3.Connection, name: str, which: str, *values: int) -> Versions:
-    # A name that the registry would not take may not even be text that SQLite can hold.
-    return _select(db, f"WHERE name = ? {which}", name, *values) if names.fits(name) else []
-
-
-def _versions(db: sqlite3.Connection, name: str) -> Versions:
-    """Every version of this name, oldest first; there is at least one, or NoSuchAdapter."""
-    if found := _of_name(db, name, "ORDER BY number"):
-        return found
-    raise _no_such_name(db, name)
-
-
-def _latest(db: sqlite3.Connection, name: str) -> Version:
-    if found := _of_name(db, name, "ORDER BY number DESC LIMIT 1"):
-        return found[0]
-    raise _no_such_name(db, name)
-
-
-def _no_such_name(db: sqlite3.Connection, name: str) -> NoSuchAdapter:
-    """The error for an unknown name. What it may have meant is looked for among those that begin like it, unless
-    there are few."""
-    (count,) = db.execute("SELECT count(DISTINCT name) FROM versions").fetchone()
-
-    def since(start: str) -> list[str]:
-        rows = "SELECT DISTINCT name FROM versions WHERE name >= ? ORDER BY name LIMIT ?"
-        return [row[0] for row in db.execute(rows, [start, names.NEARBY])]
-
-    first = since("")
-    begun = next((begun for begun in (name[:3].lower(), name[:1].lower()) if names.fits(begun)), "")
-    return names.no_such_name(name, first, first if count <= names.NEARBY else since(begun), count)
-
-
-def _find(db: sqlite3.Connection, name: str, number: int) -> Version:
-    if found := _of_name(db, name, "AND number = ?", number):
-        return found[0]
-    raise names.no_such_number(name, number, [version.number for version in _versions(db, name)])
 
 
 def _without_sums(source: dict[str, bytes | Path]) -> dict[str, bytes | Path]:
     """Files that were published before, without the listing of them, which is made anew."""
     return {name: held for name, held in source.items() if name != files.SUMS}
-
-
-def _shards(db: sqlite3.Connection, version: Version) -> list[str]:
-    rows = db.execute(
-        "SELECT adapter_hash FROM shards WHERE name = ? AND number = ? ORDER BY place",
-        [version.name, version.number],
-    )
-    return [address for (address,) in rows]
-
-
-def _insert_version(
-    db: sqlite3.Connection, draft: Version, address: str, recipe: str, details: str
-) -> Version:
-    """The draft as a version, with the name's next number."""
-    db.execute("INSERT INTO names VALUES (?, 0) ON CONFLICT DO NOTHING", [draft.name])
-    db.execute("UPDATE names SET last_number = last_number + 1 WHERE name = ?", [draft.name])
-    (number,) = db.execute("SELECT last_number FROM names WHERE name = ?", [draft.name]).fetchone()
-    db.execute(
-        f"INSERT INTO versions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [draft.name, number, address, draft.base, draft.corpus_hash]
-        + [recipe, draft.parent, draft.created_at, details],
-    )
-    return _find(db, draft.name, number)
-
-
-def _body(report: Report) -> str:
-    return records.dumps(records.report_record(report), f"Report '{report.name}'")
-
-
-def _insert_report(db: sqlite3.Connection, version: Version, body: str) -> None:
-    db.execute(
-        "INSERT INTO reports (name, number, body) VALUES (?, ?, ?)", [version.name, version.number, body]
-    )
-
-
-def _reports(db: sqlite3.Connection, version: Version) -> Reports:
-    rows = db.execute(
-        "SELECT body FROM reports WHERE name = ? AND number = ? ORDER BY id", [version.name, version.number]
-    )
-    return [records.report_of(records.loads(body, f"A report on {version}")) for (body,) in rows]
-
-
-# --- the database -----------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """A connection, closed at the end. What SQLite complains of becomes ours."""
-    try:
-        db = sqlite3.connect(database, timeout=LOCK_TIMEOUT_S, isolation_level=None)
-        try:
-            db.execute("PRAGMA foreign_keys = ON")
-            # What is removed is overwritten: forgetting reaches the bytes.
-            db.execute("PRAGMA secure_delete = ON")
-            # Each commit reaches the disk before the call returns.
-            db.execute("PRAGMA synchronous = FULL")
-            yield db
-        finally:
-            db.close()
-    except sqlite3.OperationalError as error:
-        raise ImprintError(
-            f"The registry {database} cannot be used now: {error}. Check that no other process holds it, "
-            f"that the disk has room, and that you may write there."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise BrokenStore(
-            f"The registry {database} does not read as one: {error}. Restore it from a copy; the adapters' "
-            f"files beside it are not touched."
-        ) from error
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
-    db.execute(begin)
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _prepare(db: sqlite3.Connection, database: Path) -> None:
-    """Brings the database to the newest migration."""
-    migrations = _migrations()
-    if _step(db) < len(migrations):
-        _use_wal(db)
-        # The step is looked at again under the lock: another process may be doing the same.
-        with _transaction(db, "BEGIN IMMEDIATE"):
-            for number in range(_step(db) + 1, len(migrations) + 1):
-                for statement in _statements(migrations[number - 1]):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {number}")
-    if _step(db) > len(migrations):
-        raise BrokenStore(
-            f"{database} is at migration {_step(db)}, and this imprint knows {len(migrations)}: a newer "
-            f"imprint wrote it. Upgrade imprint, or choose another home."
-        )
-
-
-def _step(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _use_wal(db: sqlite3.Connection) -> None:
-    """Lets readers read while one writes; the database file remembers it."""
-    # SQLite does not wait for other connections here, as it does elsewhere: it fails at once.
-    for tries_left in reversed(range(int(LOCK_TIMEOUT_S / _RETRY_S))):
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not tries_left:
-                raise
-        time.sleep(_RETRY_S)
-
-
-@functools.cache
-def _migrations() -> tuple[str, ...]:
-    """The SQL of each migration, the first first."""
-    folder = resources.files("imprint.registry") / "migrations"
-    found = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
-    assert [int(name[:4]) for name in found] == list(range(1, len(found) + 1)), found
-    return tuple((folder / name).read_text(encoding="utf-8") for name in found)
-
-
-def _statements(sql: str) -> Iterator[str]:
-    """The statements one by one: sqlite3's own executescript would end the transaction first."""
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
