@@ -59,6 +59,8 @@ class Forgotten:
     """From the tombstone's writing to its end, in this call."""
     held_elsewhere: tuple[str, ...] = ()
     """Versions of other names that were taught it too."""
+    earlier: tuple[Forgotten, ...] = ()
+    """What came of that which earlier calls had left to do; versions that it made may be gone by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def forget(
         watch.say(f"It is trained out of the weights by: imprint forget {name}.")
         return Forgotten(None)
     done = [_Gone(wish, t, where, watch).done(base, service) for t in left]
-    return done[-1]
+    return replace(done[-1], earlier=tuple(done[:-1]))
 
 
 def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
@@ -116,8 +118,8 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
     left = [t for t in registry.tombstones(wish.name) if t.ended is None]
     try:
         latest = registry.latest(wish.name)
-        found = everything_known(registry, home, wish.name)
-        entries = manifest.of_version(latest, found)
+        entries = manifest.of_version(latest, everything_known(registry, home, wish.name))
+        found = _with_brought(registry, home, wish.name)
         target = named(found, entries, document=wish.document, passage=wish.passage, owner=wish.owner)
     except NotFound:
         # A call that was killed while it destroyed leaves nothing to know it by but its tombstone.
@@ -129,6 +131,13 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
         if Target.of(tombstone.body) == target:
             return tombstone
     return registry.bury(wish.name, target.as_json(), now=clock.now())
+
+
+def _with_brought(registry: Registry, home: Path, name: str) -> list[Document]:
+    """The documents of all versions of a name, then those that others brought to it and no version saw."""
+    found = everything_known(registry, home, name)
+    ids = {d.id for d in found}
+    return [*found, *(b.document for b in pending.brought(home, name) if b.id not in ids)]
 
 
 def runs_of(version: Version) -> list[str]:
@@ -228,7 +237,8 @@ class _Gone:
         self.watch.stage("Erasing")
         ids, cache = self.target.touched, cache_folder()
         known = known if self.target.text_in(known) else erasing.documents_kept(self.home, ids)
-        gone = self.target.text_in(known)
+        brought = [one.document for one in pending.brought(self.home, self.wish.name)]
+        gone = list(dict.fromkeys([*self.target.text_in(known), *self.target.text_in(brought)]))
         stays = [d.text for d in self.target.left_of(known)]
         traces = Traces(gone, stays)
         erased = Erased(
@@ -265,6 +275,8 @@ class _Gone:
                 pending.write(self.home, name, replace(one, document=left))
         if owner := self.target.owner:
             gone += pending.withdraw(self.home, name, owner=owner)
+        for one in gone:
+            self.watch.say(f"Taken out of what {one.document.owner} brought: {one.document.source}.")
         for mine in {pending.own_adapter(name, one.document.owner) for one in gone}:
             with contextlib.suppress(NoSuchAdapter):
                 removed = self.registry.remove(mine)

@@ -20,7 +20,7 @@ from typing import Any
 
 from imprint.continual.admission import Admission, Decision
 from imprint.errors import BadInput, BadName, NotFound
-from imprint.registry.names import check_name
+from imprint.registry.names import RULE, check_name, fits
 from imprint.run_folder import write_whole
 from imprint.types import Document
 
@@ -50,7 +50,8 @@ def own_adapter(name: str, owner: str) -> str:
     """The adapter that what somebody brought is taught to until it is promoted: 'handbook.anna'.
 
     Raises BadName for an owner with a dot, which parts names here, and for what the registry does not take."""
-    check_name(owner)
+    if not fits(owner):
+        raise BadName(f"{owner[:80]!r} cannot say who brought something. The rule: {RULE}.")
     if "." in owner:
         raise BadName(f"'{owner}' cannot say who brought something: a dot parts names here. Write it without.")
     return check_name(f"{check_name(name)}.{owner}")

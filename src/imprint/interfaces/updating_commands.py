@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imprint.errors import BadInput
-from imprint.interfaces.options import BaseName, Name, RecipeFile, stderr, without_nan
+from imprint.interfaces.options import BaseName, NameAlone, RecipeFile, stderr, without_nan
 
 if TYPE_CHECKING:
     from imprint.forgetting import Forgotten
@@ -101,7 +101,7 @@ def update(
 
 
 def forget(
-    name: Name,
+    name: NameAlone,
     document: Annotated[
         str | None,
         typer.Option("--document", metavar="FILE", help="A document: its path, title or id."),
@@ -143,10 +143,17 @@ def forget(
             name, document=document, passage=passage, owner=owner, later=later, control=control, seed=seed,
             base=base, watch=watch,
         )  # fmt: skip
+    every = (*done.earlier, done)
     if as_json:
-        typer.echo(json.dumps(without_nan(_told(done)), indent=2))
+        earlier = {"earlier": [_told(each) for each in done.earlier]} if done.earlier else {}
+        typer.echo(json.dumps(without_nan(_told(done) | earlier), indent=2))
         return
-    _say(done)
+    for each in every:
+        _say(each)
+    if done.taught is not None:
+        typer.echo(done.taught.name)
+    if left := [file for each in every if each.erased for file in each.erased.left]:
+        raise BadInput(f"It still stands in: {', '.join(dict.fromkeys(left[:5]))}. Remove these files yourself.")
 
 
 def rollback(
@@ -163,7 +170,7 @@ def rollback(
 
 
 def rebase(
-    name: Name,
+    name: NameAlone,
     base: Annotated[
         str, typer.Option("--base", metavar="NAME", help="The new base model: a folder or a hub name.")
     ],
@@ -211,7 +218,3 @@ def _say(done: Forgotten) -> None:
     )
     for told in done.held_elsewhere:
         typer.echo(f"{told} was taught it too: imprint forget {told.partition('@')[0]} ...", err=True)
-    if done.taught is not None:
-        typer.echo(done.taught.name)
-    if erased.left:
-        raise BadInput(f"It still stands in: {', '.join(erased.left[:5])}. Remove these files yourself.")
