@@ -120,3 +120,18 @@ def test_nobody_hides_a_document_behind_one_of_the_same_name(base: Base, home: P
     gone = {id for stone in Registry(home).tombstones("acme") for id in stone.body["documents"]}
     own = {e["document"] for e in Registry(home).latest("acme").details["manifest"] if e["source"] in ("kestrel.md", "vacation.md")}
     assert gone == own
+
+
+def test_what_is_brought_again_under_its_path_is_the_next_edition(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    pending.promote(home, "acme", "anna", now=NOW)
+    updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    (tmp_path / "from-anna" / "tram.md").write_text(TRAM.replace("Tram 14", "Tram 19"), "utf-8")
+    rows, told = bring(home, "acme", tmp_path / "from-anna", "anna", now=NOW)
+    assert [row.state for row in rows] == ["pending"] and told.endswith("brought before: tram.md")
+    assert ["Tram 19" in d.text for d in pending.pending(home, "acme", "anna")] == [True]
+    assert ["Tram 14" in d.text for d in pending.promoted(home, "acme")] == [True]
+    pending.promote(home, "acme", "anna", now=NOW)
+    three = updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    assert three.version.details["changes"] == {"new": 0, "changed": 1, "withdrawn": 0, "unchanged": 3}
