@@ -92,7 +92,7 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
     yield "base", version.base
     yield "parent", f"{version.name}@{version.parent}" if version.parent else "none"
     yield "created", _when(version.created_at)
-    if "read" in details:
+    if details.get("read"):
         yield "documents", str(details["read"])
     yield "recipe", _pairs(version.recipe) or "unknown"
     if "way" in details:

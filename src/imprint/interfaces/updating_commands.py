@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imprint import clock
 from imprint.errors import BadInput
 from imprint.interfaces.options import BaseName, NameAlone, RecipeFile, stderr, without_nan
 
@@ -91,10 +92,11 @@ def update(
         if estimate:
             updating.estimate(imprint.Update(name, path, **wishes), base=base, watch=watch)
             return
+        began = clock.now()
         taught = updating.update(name, path, base=base, watch=watch, **wishes)
     typer.echo(taught.name)
     before = taught.version.parent
-    if before is not None:
+    if before is not None and taught.version.created_at >= began:  # else nothing changed
         typer.echo(
             f"Now: imprint diff {name}@{before} {taught.name}, or imprint rollback {name}@{before}", err=True
         )
