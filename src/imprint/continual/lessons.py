@@ -112,6 +112,7 @@ def prepare(
 ) -> Lesson:
     """Writes the shard's text and makes its training of it; what an earlier call has made is read. `since`: by
     document id the day from which it holds. `silent` as in writing.write()."""
+    run.claim()
     written = RunFolder(run.path / "written")
     _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since, silent)
     new = within_caps(shard, written)
