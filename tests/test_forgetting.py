@@ -13,6 +13,7 @@ from imprint.base import Base
 from imprint.continual import erasing, tombstones
 from imprint.continual.deletion_report import Known, report
 from imprint.continual.tombstones import Withheld
+from imprint.corpus import Corpus
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder
@@ -267,3 +268,14 @@ def test_of_a_single_passage_nothing_is_said_about_an_interval() -> None:
     made = report(one, one, other, seed=0, about={})
     assert made.details["within_control"] == {}
     assert made.scores["likelihood_after_less_control"].value == 1.0
+
+
+def test_what_belongs_to_another_name_is_not_called_left_over(base: Base, home: Path, tmp_path: Path) -> None:
+    one = taught(base, home, tmp_path)
+    updating.update("other", tmp_path / "d", base=base, home=home, recipe=RECIPE, questions=[])
+    (home / "uploads").mkdir()
+    (home / "uploads" / "file-1.txt").write_text(SECRET, "utf-8")
+    erased = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False).erased
+    assert erased is not None and erased.left == ["uploads/file-1.txt"]
+    assert {file.partition("/")[0] for file in erased.of_others} == {"corpora", "runs"}
+    assert Corpus.file(home, one.version.corpus_hash).relative_to(home).as_posix() in erased.of_others

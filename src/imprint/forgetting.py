@@ -246,7 +246,7 @@ class _Gone:
             cached=erasing.erase_vectors(cache) + erasing.erase_certificates(self.home),
         )
         self._withdraw(ids)
-        elsewhere, runs, corpora = self._others(ids)
+        elsewhere, runs, corpora, theirs_too = self._others(ids)
         for version in old:
             self.registry.remove(str(version))
             self.watch.say(f"Destroyed {version}: it saw what is forgotten.")
@@ -255,13 +255,22 @@ class _Gone:
         erasing.erase_questions(self.home, traces)
         erased.corpora = erasing.erase_corpora(self.home, ids, corpora)
         self.registry.compact()
-        erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
+        erased.searched, found = erasing.search([self.home, cache], traces.patterns())
+        whose = {file: sorted({n for place, n in theirs_too if _is_in(file, place)}) for file in found}
+        erased.left = [file for file in found if not whose[file]]
+        erased.of_others = [file for file in found if whose[file]]
         if not traces.patterns():
             self.watch.say("Its words are not known any more, so that no file could be searched for them.")
         self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
         self.registry.compact()
         for file in erased.left:
-            self.watch.say(f"Still stands in {file}, which is not imprint's to delete or belongs to another name.")
+            self.watch.say(f"Still stands in {file}, which is not imprint's to delete.")
+        if erased.of_others:
+            names = ", ".join(sorted({name for some in whose.values() for name in some}))
+            self.watch.say(
+                f"Its words stand in documents or training text of other names too, which stay: {names} "
+                f"({len(erased.of_others)} files)."
+            )
         seconds = time.monotonic() - self._began
         return Forgotten(taught, tuple(map(str, old)), erased, report, seconds, tuple(elsewhere))
 
@@ -282,9 +291,10 @@ class _Gone:
                 removed = self.registry.remove(mine)
                 self.watch.say(f"Removed {', '.join(map(str, removed))}, which was taught what its owner brought.")
 
-    def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path]]:
-        """Versions of other names that were taught it; runs and kept documents that other versions stand on."""
-        told, runs, corpora = [], [], []
+    def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path], list[tuple[str, str]]]:
+        """Versions of other names that were taught it; runs and kept documents that other versions stand on; those
+        of other names as places in the home, each with the name."""
+        told, runs, corpora, places = [], [], [], []
         for latest in self.registry.heads():
             for version in self.registry.versions(latest.name):
                 kept = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
@@ -295,7 +305,14 @@ class _Gone:
                 if not (mine and held):
                     runs += runs_of(version)
                     corpora.append(Corpus.file(self.home, version.corpus_hash))
-        return told, runs, corpora
+                if not mine:
+                    places += [(f"runs/{run}", version.name) for run in runs_of(version)]
+                    places.append((corpora[-1].relative_to(self.home).as_posix(), version.name))
+        return told, runs, corpora, places
+
+
+def _is_in(file: str, place: str) -> bool:
+    return file == place or file.startswith(f"{place}/")
 
 
 class _Without(Next):

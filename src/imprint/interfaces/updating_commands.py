@@ -216,7 +216,10 @@ def _say(done: Forgotten) -> None:
     typer.echo(
         f"Destroyed {destroyed}. Erased {erased.runs} runs of training text, {erased.corpora} sets of kept "
         f"documents, {erased.written} lines of what was written, {erased.cached} cached files. Searched "
-        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s."
+        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any"
+        f"{f', but for {len(erased.of_others)} of other names' if erased.of_others else ''}. {done.seconds:.0f} s."
     )
-    for told in done.held_elsewhere:
-        typer.echo(f"{told} was taught it too: imprint forget {told.partition('@')[0]} ...", err=True)
+    for name in dict.fromkeys(told.partition("@")[0] for told in done.held_elsewhere):
+        theirs = [told for told in done.held_elsewhere if told.partition("@")[0] == name]
+        were = "was" if len(theirs) == 1 else "were"
+        typer.echo(f"{', '.join(theirs)} {were} taught it too: imprint forget {name} ...", err=True)
