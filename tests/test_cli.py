@@ -311,6 +311,19 @@ def test_an_error_we_do_not_know_keeps_its_traceback(pretend: Pretend) -> None:
     assert isinstance(ended.exception, ZeroDivisionError)
 
 
+def test_what_the_system_refuses_is_one_line_and_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "file"))
+    told = CliRunner().invoke(cli.app, ["list"])
+    assert (told.exit_code, told.stderr.count("\n")) == (2, 1)
+    assert str(tmp_path / "file") in told.stderr
+
+
+def test_one_adapter_is_routed_at_a_time() -> None:
+    told = CliRunner().invoke(cli.app, ["ask", "handbook+prices", "?", "--routed"])
+    assert told.exit_code == 2 and "--routed" in told.stderr
+
+
 @pytest.mark.parametrize(("command", "resumes"), [("teach docs --as handbook", True), ("ask handbook why", False)])
 def test_ctrl_c_ends_with_130_and_says_what_resumes(command: str, resumes: bool, pretend: Pretend) -> None:
     def stopped(*_: Any, **__: Any) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from conftest import make_tiny_base
 from imprint import forgetting, rebasing, updating
 from imprint.base import Base
 from imprint.continual import erasing, tombstones
+from imprint.continual.deletion_report import Known, report
 from imprint.continual.tombstones import Withheld
+from imprint.corpus import Corpus
 from imprint.errors import BadInput, NoSuchAdapter, NotFound
 from imprint.evaluation.closed_book import Question
 from imprint.home import cache_folder
+from imprint.interfaces import cli
 from imprint.next_version import make
 from imprint.registry import Registry
 from imprint.taught import Taught
@@ -238,3 +242,40 @@ def test_questions_that_tell_of_it_are_gone_from_the_runs_that_stay(base: Base, 
     assert [q["text"] for q in done.taught.version.details["questions"]] == ["When is lunch served?"]
     for line in LINES:
         assert files_with(line, home, cache_folder()) == []
+
+
+def test_what_earlier_calls_had_left_to_do_is_told_of_too(base: Base, home: Path, tmp_path: Path) -> None:
+    taught(base, home, tmp_path)
+    forgetting.forget("acme", document="canteen.md", home=home, later=True)
+    done = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False)
+    assert [each.destroyed for each in (*done.earlier, done)] == [("acme@1",), ("acme@2",)]
+    assert all(each.report is not None for each in (*done.earlier, done))
+
+
+def test_what_is_withheld_is_told_by_no_comparison(base: Base, home: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "d")
+    updating.update("acme", folder, base=base, home=home, recipe=RECIPE, questions=[])
+    updating.update("acme", written(tmp_path / "d", salary=SECRET), base=base, home=home)
+    (tmp_path / "other.md").write_text(SECRET.replace("91834", "81834"), "utf-8")
+    asked = [["diff", "acme@1", "acme@2"], ["conflicts", str(tmp_path / "other.md"), "--name", "acme"]]
+    assert all("91834" in CliRunner().invoke(cli.app, words).output for words in asked)
+    forgetting.forget("acme", document="salary.md", home=home, later=True)
+    assert not any("91834" in CliRunner().invoke(cli.app, words).output for words in asked)
+
+
+def test_of_a_single_passage_nothing_is_said_about_an_interval() -> None:
+    one, other = (Known((), (nats,), (), ()) for nats in (-5.0, -6.0))
+    made = report(one, one, other, seed=0, about={})
+    assert made.details["within_control"] == {}
+    assert made.scores["likelihood_after_less_control"].value == 1.0
+
+
+def test_what_belongs_to_another_name_is_not_called_left_over(base: Base, home: Path, tmp_path: Path) -> None:
+    one = taught(base, home, tmp_path)
+    updating.update("other", tmp_path / "d", base=base, home=home, recipe=RECIPE, questions=[])
+    (home / "uploads").mkdir()
+    (home / "uploads" / "file-1.txt").write_text(SECRET, "utf-8")
+    erased = forgetting.forget("acme", document="salary.md", base=base, home=home, control=False).erased
+    assert erased is not None and erased.left == ["uploads/file-1.txt"]
+    assert {file.partition("/")[0] for file in erased.of_others} == {"corpora", "runs"}
+    assert Corpus.file(home, one.version.corpus_hash).relative_to(home).as_posix() in erased.of_others

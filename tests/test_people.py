@@ -88,3 +88,50 @@ def test_a_version_that_loses_what_was_known_is_held_back(base: Base, home: Path
     assert str(Registry(home).latest("acme")) == "acme@1"
     again = updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order", anyway=True)
     assert str(again.version) == "acme@2"
+
+
+def test_what_somebody_brought_is_taken_back_before_any_version_saw_it(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    pending.promote(home, "acme", "anna", now=NOW)
+    done = forgetting.forget("acme", owner="anna", base=base, home=home)
+    assert done.destroyed == () and done.taught is not None and done.taught.version == one.version
+    assert pending.brought(home, "acme") == []
+    for line in (b"Lindgasse", b"Ferncastle"):
+        assert files_with(line, home, cache_folder()) == []
+
+
+def test_a_passage_that_only_waits_is_cut_out_too(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    forgetting.forget("acme", passage="Tram 14 stops in Lindgasse", base=base, home=home)
+    (left,) = pending.brought(home, "acme")
+    assert "Lindgasse" not in left.document.text and "Ferncastle" in left.document.text
+
+
+def test_nobody_hides_a_document_behind_one_of_the_same_name(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    folder = tmp_path / "from-mal"
+    folder.mkdir()
+    (folder / "kestrel.md").write_text("# Vacation rules\n\nHerons nest on the roof of the boat house.\n", "utf-8")
+    bring(home, "acme", folder, "mal", now=NOW)
+    for name in ("kestrel.md", "Vacation rules"):
+        forgetting.forget("acme", document=name, home=home, later=True)
+    gone = {id for stone in Registry(home).tombstones("acme") for id in stone.body["documents"]}
+    own = {e["document"] for e in Registry(home).latest("acme").details["manifest"] if e["source"] in ("kestrel.md", "vacation.md")}
+    assert gone == own
+
+
+def test_what_is_brought_again_under_its_path_is_the_next_edition(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    pending.promote(home, "acme", "anna", now=NOW)
+    updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    (tmp_path / "from-anna" / "tram.md").write_text(TRAM.replace("Tram 14", "Tram 19"), "utf-8")
+    rows, told = bring(home, "acme", tmp_path / "from-anna", "anna", now=NOW)
+    assert [row.state for row in rows] == ["pending"] and told.endswith("brought before: tram.md")
+    assert ["Tram 19" in d.text for d in pending.pending(home, "acme", "anna")] == [True]
+    assert ["Tram 14" in d.text for d in pending.promoted(home, "acme")] == [True]
+    pending.promote(home, "acme", "anna", now=NOW)
+    three = updating.update("acme", tmp_path / "d", base=base, home=home, way="in_order")
+    assert three.version.details["changes"] == {"new": 0, "changed": 1, "withdrawn": 0, "unchanged": 3}

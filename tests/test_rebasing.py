@@ -11,7 +11,7 @@ import pytest
 from conftest import make_tiny_base
 from imprint import rebasing, updating
 from imprint.base import Base
-from imprint.errors import BadInput, BadSetting
+from imprint.errors import BadInput, BadSetting, NoSuchAdapter
 from test_updating import CHANGED, first, text_of, written
 
 
@@ -61,3 +61,8 @@ def test_the_same_text_is_taught_to_another_base(base: Base, home: Path, tmp_pat
     assert len(set(three.registry.shards(three.version)) & set(two.registry.shards(two.version))) == 2
     with pytest.raises(BadSetting, match="already"):
         rebasing.rebase("acme", other, home=home)
+
+
+def test_an_unknown_name_is_told_before_a_base_is_opened(home: Path) -> None:
+    with pytest.raises(NoSuchAdapter, match="nobody"):
+        rebasing.rebase("nobody", "./no-such-base", home=home)

@@ -127,3 +127,8 @@ def test_nothing_is_infinite(tmp_path: Path, text: str) -> None:
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(BadSetting):
         read(tmp_path)
+
+
+def test_a_list_of_names_must_be_one() -> None:
+    with pytest.raises(BadSetting, match=r"'conflicts' in the recipe must be a list of names; it is 'newer'"):
+        from_mapping({"conflicts": "newer"})

@@ -1,6 +1,8 @@
 """The laws of a run folder: a thing is there whole or not at all, and reads back as it was."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +128,14 @@ def test_a_stopwatch_writes_now_and_then_only(tmp_path: Path) -> None:
     now[0] = 4.9
     watch.tick()
     assert run.read("seconds") is None
+
+
+def test_one_process_at_a_time_is_at_a_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.claim()
+    RunFolder(tmp_path / "run").claim()  # the same process may
+    other = [sys.executable, "-c", "import sys; from pathlib import Path; from imprint.run_folder import RunFolder; RunFolder(Path(sys.argv[1])).claim()", str(run.path)]
+    refused = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "Another process" in refused.stderr
+    run.drop_trained()
+    assert subprocess.run(other, check=False).returncode == 0

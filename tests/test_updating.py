@@ -397,3 +397,15 @@ def test_what_is_taught_of_a_change_is_made_once_for_all_ways(
     monkeypatch.setattr(corrections, "_of_one", counted)
     updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home)
     assert made and len(made) == len(set(made))
+
+
+def test_a_date_that_a_file_kept_says_nothing_of_its_change(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d", kestrel=dated(TEXTS["kestrel.md"], "2025-06-01")), home)
+    folder = written(tmp_path / "d", kestrel=dated(CHANGED, "2025-06-01"), vacation=dated(TEXTS["vacation.md"].replace("27", "30"), "2026-03-15"))
+    two = updating.update("acme", folder, base=base, home=home, date="2026-04-01")
+    told = {(e["source"], e["since"], e["until"]) for e in two.version.details["manifest"] if e["source"] != "canteen.md"}
+    assert told == {
+        ("kestrel.md", "2025-06-01", "2026-04-01"), ("kestrel.md", "2026-04-01", None),
+        ("vacation.md", "2026-01-01", "2026-03-15"), ("vacation.md", "2026-03-15", None),
+    }  # fmt: skip
+    assert {e.valid_from for e in two.examples() if e.generator == "corrections/now" and any("95" in t.text for t in e.turns)} == {"2026-04-01"}

@@ -60,6 +60,8 @@ class Forgotten:
     """From the tombstone's writing to its end, in this call."""
     held_elsewhere: tuple[str, ...] = ()
     """Versions of other names that were taught it too."""
+    earlier: tuple[Forgotten, ...] = ()
+    """What came of that which earlier calls had left to do; versions that it made may be gone by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def forget(
         watch.say(f"It is trained out of the weights by: imprint forget {name}.")
         return Forgotten(None)
     done = [_Gone(wish, t, where, watch).done(base, service) for t in left]
-    return done[-1]
+    return replace(done[-1], earlier=tuple(done[:-1]))
 
 
 def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
@@ -117,8 +119,8 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
     left = [t for t in registry.tombstones(wish.name) if t.ended is None]
     try:
         latest = registry.latest(wish.name)
-        found = everything_known(registry, home, wish.name)
-        entries = manifest.of_version(latest, found)
+        entries = manifest.of_version(latest, everything_known(registry, home, wish.name))
+        found = _with_brought(registry, home, wish.name)
         target = named(found, entries, document=wish.document, passage=wish.passage, owner=wish.owner)
     except NotFound:
         # A call that was killed while it destroyed leaves nothing to know it by but its tombstone.
@@ -130,6 +132,13 @@ def _bury(registry: Registry, home: Path, wish: Wish) -> Tombstone:
         if Target.of(tombstone.body) == target:
             return tombstone
     return registry.bury(wish.name, target.as_json(), now=clock.now())
+
+
+def _with_brought(registry: Registry, home: Path, name: str) -> list[Document]:
+    """The documents of all versions of a name, then those that others brought to it and no version saw."""
+    found = everything_known(registry, home, name)
+    ids = {d.id for d in found}
+    return [*found, *(b.document for b in pending.brought(home, name) if b.id not in ids)]
 
 
 def runs_of(version: Version) -> list[str]:
@@ -229,7 +238,8 @@ class _Gone:
         self.watch.stage("Erasing")
         ids, cache = self.target.touched, cache_folder()
         known = known if self.target.text_in(known) else erasing.documents_kept(self.home, ids)
-        gone = self.target.text_in(known)
+        brought = [one.document for one in pending.brought(self.home, self.wish.name)]
+        gone = list(dict.fromkeys([*self.target.text_in(known), *self.target.text_in(brought)]))
         stays = [d.text for d in self.target.left_of(known)]
         traces = Traces(gone, stays)
         erased = Erased(
@@ -237,7 +247,7 @@ class _Gone:
             cached=erasing.erase_vectors(cache) + erasing.erase_certificates(self.home),
         )
         self._withdraw(ids)
-        elsewhere, runs, corpora = self._others(ids)
+        elsewhere, runs, corpora, theirs_too = self._others(ids)
         for version in old:
             self.registry.remove(str(version))
             self.watch.say(f"Destroyed {version}: it saw what is forgotten.")
@@ -246,13 +256,22 @@ class _Gone:
         erasing.erase_questions(self.home, traces)
         erased.corpora = erasing.erase_corpora(self.home, ids, corpora)
         self.registry.compact()
-        erased.searched, erased.left = erasing.search([self.home, cache], traces.patterns())
+        erased.searched, found = erasing.search([self.home, cache], traces.patterns())
+        whose = {file: sorted({n for place, n in theirs_too if _is_in(file, place)}) for file in found}
+        erased.left = [file for file in found if not whose[file]]
+        erased.of_others = [file for file in found if whose[file]]
         if not traces.patterns():
             self.watch.say("Its words are not known any more, so that no file could be searched for them.")
         self.registry.end_tombstone(self.tombstone, {"documents": sorted(ids)}, now=clock.now())
         self.registry.compact()
         for file in erased.left:
-            self.watch.say(f"Still stands in {file}, which is not imprint's to delete or belongs to another name.")
+            self.watch.say(f"Still stands in {file}, which is not imprint's to delete.")
+        if erased.of_others:
+            names = ", ".join(sorted({name for some in whose.values() for name in some}))
+            self.watch.say(
+                f"Its words stand in documents or training text of other names too, which stay: {names} "
+                f"({len(erased.of_others)} files)."
+            )
         seconds = time.monotonic() - self._began
         return Forgotten(taught, tuple(map(str, old)), erased, report, seconds, tuple(elsewhere))
 
@@ -266,14 +285,17 @@ class _Gone:
                 pending.write(self.home, name, replace(one, document=left))
         if owner := self.target.owner:
             gone += pending.withdraw(self.home, name, owner=owner)
+        for one in gone:
+            self.watch.say(f"Taken out of what {one.document.owner} brought: {one.document.source}.")
         for mine in {pending.own_adapter(name, one.document.owner) for one in gone}:
             with contextlib.suppress(NoSuchAdapter):
                 removed = self.registry.remove(mine)
                 self.watch.say(f"Removed {', '.join(map(str, removed))}, which was taught what its owner brought.")
 
-    def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path]]:
-        """Versions of other names that were taught it; runs and kept documents that other versions stand on."""
-        told, runs, corpora = [], [], []
+    def _others(self, ids: frozenset[str]) -> tuple[list[str], list[str], list[Path], list[tuple[str, str]]]:
+        """Versions of other names that were taught it; runs and kept documents that other versions stand on; those
+        of other names as places in the home, each with the name."""
+        told, runs, corpora, places = [], [], [], []
         for latest in self.registry.heads():
             for version in self.registry.versions(latest.name):
                 kept = Corpus.kept(self.home, version.corpus_hash) or Corpus(())
@@ -284,7 +306,14 @@ class _Gone:
                 if not (mine and held):
                     runs += runs_of(version)
                     corpora.append(Corpus.file(self.home, version.corpus_hash))
-        return told, runs, corpora
+                if not mine:
+                    places += [(f"runs/{run}", version.name) for run in runs_of(version)]
+                    places.append((corpora[-1].relative_to(self.home).as_posix(), version.name))
+        return told, runs, corpora, places
+
+
+def _is_in(file: str, place: str) -> bool:
+    return file == place or file.startswith(f"{place}/")
 
 
 class _Without(Next):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from weakref import WeakValueDictionary
 
 from imprint.errors import BadInput
 
@@ -34,6 +35,33 @@ def held(file: Path) -> IO[str] | None:
         handle.close()
         return None
     return handle
+
+
+class Hold:
+    """A lock that lasts as long as this is there and not let go of."""
+
+    def __init__(self, handle: IO[str]) -> None:
+        self._handle = handle
+
+    def let_go(self) -> None:
+        self._handle.close()
+
+    __del__ = let_go
+
+
+_mine: WeakValueDictionary[Path, Hold] = WeakValueDictionary()
+
+
+def hold(file: Path) -> Hold | None:
+    """A hold on the lock, the same one where this process has one; None where another process holds it."""
+    mine = _mine.get(file.absolute())
+    if mine is not None:
+        return mine
+    handle = held(file)
+    if handle is None:
+        return None
+    _mine[file.absolute()] = taken = Hold(handle)
+    return taken
 
 
 def _opened(file: Path) -> IO[str]:

@@ -141,7 +141,7 @@ def _night(
             if failed is not None:
                 found[person.name] = _failure(person, known, failed)
                 continue
-            book.note(person)
+            book.note(person, registry.latest(person.name).corpus_hash)
             what = "unchanged" if version == str(known.get(person.name)) else "updated"
             found[person.name] = Outcome(person.name, what, version)
             if keep is not None:
@@ -248,17 +248,19 @@ class _Book:
     def is_unchanged(self, person: Update, latest: Head | None) -> bool:
         """Whether the latest version was taught what now lies in the folder. Raises what reading it raises."""
         kept = self._folder.read(f"people/{person.name}") or {}
-        known: _Files = kept.get("files", {}) if latest is not None and kept.get("path") == _place(person) else {}
+        # Other versions may have been published, forgotten or taken away by day.
+        same = latest is not None and (kept.get("path"), kept.get("corpus")) == (_place(person), latest.corpus_hash)
+        known: _Files = kept.get("files", {}) if same else {}
         self._looked[person.name] = now = _looked_at(_path(person), known)
-        if known and _contents(now) == _contents(known):
+        if latest is not None and known and _contents(now) == _contents(known):
             if now != known:
-                self.note(person)
+                self.note(person, latest.corpus_hash)
             return True
         there = documents.load(_path(person)).documents
         self._refuse_forgotten(person.name, there)
         if latest is None or not self._says_the_same(there, latest):
             return False
-        self.note(person)
+        self.note(person, latest.corpus_hash)
         return True
 
     def _refuse_forgotten(self, name: str, there: Sequence[Document]) -> None:
@@ -282,9 +284,10 @@ class _Book:
         new = latest.number > self._numbers.get(latest.name, 0)
         return Outcome(latest.name, "updated" if new else "unchanged", str(latest))
 
-    def note(self, person: Update) -> None:
-        """Keeps the files as they were looked at: the latest version knows them."""
-        self._folder.write(f"people/{person.name}", {"path": _place(person), "files": self._looked[person.name]})
+    def note(self, person: Update, corpus_hash: str) -> None:
+        """Keeps the files as they were looked at: a version that was taught these documents knows them."""
+        kept = {"path": _place(person), "corpus": corpus_hash, "files": self._looked[person.name]}
+        self._folder.write(f"people/{person.name}", kept)
 
     def close(self) -> None:
         """Ends the night."""

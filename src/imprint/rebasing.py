@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imprint import base as bases
 from imprint import clock
 from imprint.base import Base
 from imprint.continual.changes import Changes
@@ -55,8 +54,7 @@ def rebase(
 ) -> Taught:
     """The next version of a name on another base model: the same documents and the same training text, trained as
     often. Nothing is written anew. Raises BadInput where the text is not kept here."""
-    model = base if isinstance(base, Base) else bases.load(base)
-    return make([_Rebase(name, home or home_folder(), watch, seed)], model, watch, service)[0]
+    return make([_Rebase(name, home or home_folder(), watch, seed)], base, watch, service)[0]
 
 
 class _Rebase(Next):

@@ -319,8 +319,10 @@ def _typed(key: str, value: Any, default: Any, declared: Any, source: str) -> An
         return None
     if isinstance(value, Mapping | WriterSettings) and kind.startswith(("Mapping", "WriterSettings")):
         return value
-    if kind.startswith("tuple[str") and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-        return tuple(value)
+    if kind.startswith("tuple[str"):
+        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise BadSetting(f"'{key}' in {source} must be a list of names; it is {value!r}.")
     wanted: tuple[type, ...] = (int,)
     if kind.startswith("str"):
         wanted = (str,)

@@ -16,7 +16,8 @@
     canaries.json    the secret lines put among it, where some were asked for
     checkpoint/      the adapter half trained
     adapter/         the adapter as it will be published; gone once it is
-    done.json        the version it became"""
+    done.json        the version it became
+    lock             held by the process that is at it"""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imprint import locks
+from imprint.errors import BadInput
 from imprint.evaluation.closed_book import Question
 from imprint.types import Example, Turn
 
@@ -39,6 +42,18 @@ class RunFolder:
     """The folder of one run."""
 
     path: Path
+    _holds: list[locks.Hold] = field(default_factory=list, init=False, compare=False, repr=False)
+
+    def claim(self) -> None:
+        """Keeps other processes out for as long as this object is there, or until it is published. Raises BadInput
+        where another one is at it: they would write into each other's files."""
+        hold = locks.hold(self.path / "lock")
+        if hold is None:
+            raise BadInput(
+                "Another process is at the same work: the same documents with the same settings. Wait for its end; "
+                "the same command then finds what it made."
+            )
+        self._holds.append(hold)
 
     @property
     def checkpoint(self) -> Path:
@@ -72,6 +87,7 @@ class RunFolder:
         """Takes the checkpoint and the adapter away, which the registry has by now."""
         for left in (self.checkpoint, self.adapter):
             shutil.rmtree(left, ignore_errors=True)
+        self._holds.clear()
 
     def write_examples(self, examples: Iterable[Example]) -> int:
         """Streams the training text to disk and names it when it is complete; returns how many examples."""

@@ -161,6 +161,7 @@ def prepare(
     more: Callable[[], Iterable[Example]] = tuple,
 ) -> Prepared:
     """Plans a teaching and writes its training text. `since`, `silent` and `more` as in writing.write()."""
+    run.claim()
     plan = planned(run, passages, engine, recipe, budget, watch)
     recipe = with_rank(recipe, plan.rank)
     writers = recipe if budget is None or budget.usd is None else writing.within(recipe, passages, budget.usd)

@@ -7,7 +7,6 @@ from pathlib import Path
 from imprint import documents
 from imprint.continual import pending
 from imprint.continual.admission import Gate, admit, owned
-from imprint.continual.own_words import without_own_words
 from imprint.continual.pending import Brought, own_adapter
 from imprint.corpus import Corpus
 from imprint.documents import split
@@ -26,10 +25,16 @@ def bring(
     trusted = trusted_passages(home, name, owner)
     loaded = documents.load(path)
     theirs = [owned(document, owner) for document in loaded.documents]
-    again = {without_own_words(document)[0].id for document in theirs}
-    earlier = [d for d in pending.pending(home, name, owner) if d.id not in again]
-    admission = admit(theirs, trusted=trusted, settings=settings, earlier=earlier)
-    return pending.keep(home, name, admission, now=now), loaded.summary()
+    again = {document.source for document in theirs}
+    before = pending.pending(home, name, owner)
+    admission = admit(
+        theirs, trusted=trusted, settings=settings, earlier=[d for d in before if d.source not in again]
+    )
+    rows, summary = pending.keep(home, name, admission, now=now), loaded.summary()
+    ids = {d.source: d.id for d in before}
+    if newer := [r for r in rows if r.state == "pending" and ids.get(r.document.source, r.id) != r.id]:
+        summary += f"\nNext editions of what {owner} brought before: {', '.join(r.document.source for r in newer)}"
+    return rows, summary
 
 
 def trusted_passages(home: Path, name: str, owner: str) -> list[Passage]:

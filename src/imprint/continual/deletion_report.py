@@ -91,7 +91,8 @@ def report(before: Known | None, after: Known, control: Known, *, seed: int, abo
         pairs = [a - b for a, b in zip(getattr(after, kind), getattr(control, kind), strict=True)]
         if pairs:
             scores[f"{kind}_after_less_control"] = less = interval(pairs, seed=seed, unit=unit)
-            within[kind] = less.low <= 0
+            if len(pairs) > 1:  # the interval of a single one is a point, from which nothing follows
+                within[kind] = less.low <= 0
     return Report("deletion", scores, seed, about | {"within_control": within})
 
 

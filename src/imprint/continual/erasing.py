@@ -40,7 +40,9 @@ class Erased:
     searched: int = 0
     """Files in which it was searched for afterwards."""
     left: list[str] = field(default_factory=list)
-    """Files in which some of it still stands, relative to the home or the cache."""
+    """Files in which some of it still stands and of which no version speaks, relative to the home or the cache."""
+    of_others: list[str] = field(default_factory=list)
+    """The same of other names: their documents and their training text, which stay."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

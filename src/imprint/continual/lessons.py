@@ -112,6 +112,7 @@ def write(
 ) -> Shard:
     """Writes about the shard's fresh passages, unless an earlier call has; the shard without them where nothing can
     be said of any. `since`: by document id the day from which it holds. `silent` as in writing.write()."""
+    run.claim()
     written = _written(run)
     _write(written, shard.fresh, amount, engine, recipe, seed, questions, watch, since, silent)
     told = next(iter(within_caps(shard, written)()), None)

@@ -46,13 +46,21 @@ def first(documents: Sequence[Document], since: str, shard_of: Mapping[str, int]
 def following(entries: Sequence[Entry], changes: Changes, since: str, shard_of: Mapping[str, int]) -> list[Entry]:
     """The manifest after changes that hold from a day on: what was replaced or withdrawn ends there."""
     entries = _called_as_now(entries, changes)
-    starts = {old.id: new.valid_from or since for old, new in changes.changed}
+    starts = {old.id: _began(old, new, since) for old, new in changes.changed}
     ended = starts | {d.id: since for d in changes.withdrawn}
     here = {d.id: d for d in changes.unchanged}
     kept = [_moved(e, here, shard_of) if e.until is None else e for e in entries]
     kept = [replace(e, until=ended[e.document]) if e.until is None and e.document in ended else e for e in kept]
-    come = [*(new for _, new in changes.changed), *changes.new]
-    return [*kept, *(_entry(d, since, shard_of.get(d.id)) for d in come)]
+    next_ones = (
+        replace(_entry(new, since, shard_of.get(new.id)), since=starts[old.id]) for old, new in changes.changed
+    )
+    return [*kept, *next_ones, *(_entry(d, since, shard_of.get(d.id)) for d in changes.new)]
+
+
+def _began(old: Document, new: Document, since: str) -> str:
+    """From when the next edition of a document holds. A date that stood there before its text changed tells of the
+    edition before."""
+    return since if new.valid_from in (None, old.valid_from) else str(new.valid_from)
 
 
 def _called_as_now(entries: Sequence[Entry], changes: Changes) -> list[Entry]:

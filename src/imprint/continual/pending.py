@@ -7,6 +7,9 @@
     refused       a model's own words: never taught
     promoted      handed over to <name>: part of its documents from its next update on
 
+What the same person brings of the same path is the next edition, and takes the place of the one before once it
+stands where that one did.
+
 A document's file is written whole or not at all, and taking one away is one unlink, so that a kill leaves each
 document where it was or where it should be."""
 
@@ -20,7 +23,7 @@ from typing import Any
 
 from imprint.continual.admission import Admission, Decision
 from imprint.errors import BadInput, BadName, NotFound
-from imprint.registry.names import check_name
+from imprint.registry.names import RULE, check_name, fits
 from imprint.run_folder import write_whole
 from imprint.types import Document
 
@@ -50,7 +53,8 @@ def own_adapter(name: str, owner: str) -> str:
     """The adapter that what somebody brought is taught to until it is promoted: 'handbook.anna'.
 
     Raises BadName for an owner with a dot, which parts names here, and for what the registry does not take."""
-    check_name(owner)
+    if not fits(owner):
+        raise BadName(f"{owner[:80]!r} cannot say who brought something. The rule: {RULE}.")
     if "." in owner:
         raise BadName(f"'{owner}' cannot say who brought something: a dot parts names here. Write it without.")
     return check_name(f"{check_name(name)}.{owner}")
@@ -66,6 +70,7 @@ def keep(home: Path, name: str, admission: Admission, *, now: str) -> list[Broug
             before = Brought(document, _state(decision), decision.line, now)
             write(home, name, before)
         kept.append(before)
+    _take_the_places(home, name, kept)
     return kept
 
 
@@ -77,7 +82,9 @@ def brought(home: Path, name: str, *, owner: str | None = None, state: str | Non
 
 def pending(home: Path, name: str, owner: str) -> list[Document]:
     """What own_adapter() is taught: what somebody brought that passed, promoted or not."""
-    return [b.document for b in brought(home, name, owner=owner) if b.state in ("pending", "promoted")]
+    found = brought(home, name, owner=owner)
+    newest = {b.document.source: b for state in ("promoted", "pending") for b in found if b.state == state}
+    return [b.document for b in found if b in newest.values()]
 
 
 def promoted(home: Path, name: str) -> list[Document]:
@@ -102,6 +109,7 @@ def release(home: Path, name: str, document_id: str, *, now: str) -> Brought:
         raise BadInput(f"{one.document.source} cannot be released: {one.line}")
     freed = replace(one, state="pending", since=now, released=True)
     write(home, name, freed)
+    _take_the_places(home, name, [freed])
     return freed
 
 
@@ -115,6 +123,7 @@ def promote(home: Path, name: str, owner: str, *, now: str) -> list[Brought]:
     handed = [replace(b, state="promoted", since=now) for b in waiting]
     for one in handed:
         write(home, name, one)
+    _take_the_places(home, name, handed)
     return handed
 
 
@@ -136,6 +145,16 @@ def owners(home: Path, name: str) -> Sequence[str]:
 
 
 # --- files ------------------------------------------------------------------------------------
+
+
+def _take_the_places(home: Path, name: str, come: Sequence[Brought]) -> None:
+    """Takes away the editions before: of what is pending the pending ones, of what is promoted all that passed."""
+    places = {"pending": ("pending",), "promoted": ("pending", "promoted")}
+    newest = {(b.document.owner, b.document.source): b for b in come if b.state in places}
+    for old in brought(home, name):
+        new = newest.get((old.document.owner, old.document.source))
+        if new is not None and old.id != new.id and old.state in places[new.state]:
+            _file(home, name, old.document.owner, old.id).unlink(missing_ok=True)
 
 
 def _state(decision: Decision) -> str:

@@ -134,17 +134,20 @@ def pending(registry: Registry, name: str) -> list[Target]:
     return [Target.of(t.body) for t in registry.tombstones(name) if t.ended is None]
 
 
+def not_to_be_forgotten(registry: Registry, version: Version, documents: Sequence[Document]) -> list[Document]:
+    """The documents of a version without what is to be forgotten of them."""
+    return functools.reduce(lambda left, t: t.left_of(left), _targets(registry, version), list(documents))
+
+
 def judge_of(registry: Registry, home: Path, version: Version) -> Withheld | None:
     """The judge of what a version may still say; None where it may say all."""
-    keeper = version.name.rpartition(".")[0]  # of 'handbook.anna', which is taught what anna brought to handbook
-    targets = [*pending(registry, version.name), *(pending(registry, keeper) if keeper else ())]
+    targets = _targets(registry, version)
     if not targets:
         return None
     known = everything_known(registry, home, version.name)
     gone = [replace(d, text=text) for d in known for t in targets for text in t.text_in([d])]
     kept = Corpus.kept(home, version.corpus_hash) or Corpus(())
-    stays = functools.reduce(lambda left, target: target.left_of(left), targets, list(kept.documents))
-    return Withheld(gone, stays) if gone else None
+    return Withheld(gone, not_to_be_forgotten(registry, version, kept.documents)) if gone else None
 
 
 def refuse_forgotten(
@@ -176,18 +179,32 @@ def everything_known(registry: Registry, home: Path, name: str) -> list[Document
 # --- inside -----------------------------------------------------------------------------------
 
 
+def _targets(registry: Registry, version: Version) -> list[Target]:
+    """What is to be forgotten of a version: of its name, and of 'handbook' for 'handbook.anna', which was taught
+    what anna brought there."""
+    keeper = version.name.rpartition(".")[0]
+    return [*pending(registry, version.name), *(pending(registry, keeper) if keeper else ())]
+
+
 def _document(said: str, documents: Sequence[Document]) -> Document:
-    for found in (
-        [d for d in documents if d.source == said],
-        [d for d in documents if d.id == said],
-        [d for d in documents if d.title.lower() == said.lower()],
-        [d for d in documents if d.source.rpartition("/")[2] == said],
-    ):
-        if len({(d.source, d.owner) for d in found}) == 1:
-            return found[0]  # the newest edition
-        if found:
-            raise BadInput(f"'{said}' could be {' or '.join(d.source for d in found)}. Say its whole path.")
-    known = ", ".join(d.source for d in documents[:8]) + (", ..." if len(documents) > 8 else "")
+    # The keeper's own go first: nobody is to bring something under a name by which another document is meant.
+    for some in ([d for d in documents if not d.owner], [d for d in documents if d.owner]):
+        for found in (
+            [d for d in some if d.source == said],
+            [d for d in some if d.id == said],
+            [d for d in some if d.title.lower() == said.lower()],
+            [d for d in some if d.source.rpartition("/")[2] == said],
+        ):
+            alike = {(d.source, d.owner): d for d in reversed(found)}  # of each the newest edition
+            if len(alike) == 1:
+                return found[0]
+            if alike:
+                could = " or ".join(
+                    f"{d.source} ({d.id}{f', of {d.owner}' if d.owner else ''})" for d in alike.values()
+                )
+                raise BadInput(f"'{said}' could be {could}. Say its whole path, or its id.")
+    sources = list(dict.fromkeys(d.source for d in documents))
+    known = ", ".join(sources[:8]) + (", ..." if len(sources) > 8 else "")
     raise NotFound(f"No document here is called '{said}'. There are: {known}.")
 
 
@@ -201,9 +218,7 @@ def _passage(words: str, documents: Sequence[Document]) -> Target:
     """Every place at which these words stand."""
     plain = words.strip()
     if len(plain.split()) < 3:
-        raise BadInput(
-            f"'{plain}' is too short to name a passage: give three words of it or more."
-        )
+        raise BadInput(f"'{plain}' is too short to name a passage: give three words of it or more.")
     cuts: dict[str, tuple[tuple[int, int], ...]] = {}
     for d in documents:
         spans = []

@@ -57,6 +57,8 @@ def ask(
         raise BadInput("The question is empty. Write it after the name, or send it to stdin and say '-'.")
     if cite and "+" in name:
         raise BadInput("One adapter cites at a time: name one of them.")
+    if routed and "+" in name:
+        raise BadInput("--routed sets one adapter beside the base: name one of them, or leave it out.")
     if as_of is not None and ("+" in name or "@" in name):
         raise BadInput("--as-of chooses the version of one name: leave out '@' and '+'.")
     cited: Cited | None = None

@@ -98,18 +98,20 @@ def conflicts(
 
 
 def _taught(name: str) -> tuple[Version, tuple[Document, ...]]:
-    """A version and the documents that it was taught."""
+    """A version and the documents that it was taught, without what is to be forgotten of them."""
+    from imprint.continual.tombstones import not_to_be_forgotten
     from imprint.corpus import Corpus
     from imprint.home import home_folder
     from imprint.registry import Registry
 
-    version = Registry(home_folder()).get(name)
+    registry = Registry(home_folder())
+    version = registry.get(name)
     kept = Corpus.kept(home_folder(), version.corpus_hash)
     if kept is None:
         raise BadInput(
             f"The documents of {version} are not kept here, as with an imported adapter: its facts are not known."
         )
-    return version, kept.documents
+    return version, tuple(not_to_be_forgotten(registry, version, kept.documents))
 
 
 def _passages(documents: Sequence[Document], max_tokens: int) -> list[Passage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -48,6 +49,14 @@ class _Border(TyperGroup):
             return super().invoke(ctx)
         except ImprintError as error:
             typer.echo(f"imprint: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # no file's fault but ours, or that of who reads our output
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            typer.echo(
+                f"imprint: The system says: {error.strerror}{where}. `imprint doctor` looks around.", err=True
+            )
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             goes_on = " The same command goes on where it stopped." if ctx.invoked_subcommand in _GO_ON else ""

@@ -99,7 +99,7 @@ def _tell(found: Verified) -> None:
     typer.echo(", ".join(f"{n:,} {kind}" for kind, n in found.counted.items()))
     for title, lines in (
         ("Damaged", found.damaged),
-        ("Left over by crashes", found.left_over),
+        ("Left over by crashes (--repair takes away what is older than a day)", found.left_over),
         ("Told", found.told),
     ):
         if lines:

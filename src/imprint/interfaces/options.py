@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from imprint.recipe import Recipe
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="handbook for the latest version, or handbook@2.")]
+NameAlone = Annotated[
+    str, typer.Argument(metavar="NAME", help="The adapter, without '@': its next version is made.")
+]
 BaseName = Annotated[
     str | None, typer.Option(metavar="BASE", help="Base model: a folder or a hub name; else the bundled one.")
 ]

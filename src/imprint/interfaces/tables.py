@@ -92,7 +92,7 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
     yield "base", version.base
     yield "parent", f"{version.name}@{version.parent}" if version.parent else "none"
     yield "created", _when(version.created_at)
-    if "read" in details:
+    if details.get("read"):
         yield "documents", str(details["read"])
     yield "recipe", _pairs(version.recipe) or "unknown"
     if "way" in details:
@@ -242,10 +242,17 @@ def deletion_page(report: Report) -> RenderableType:
     for kind, what in _PROBES.items():
         found = [report.scores.get(f"{kind}_{name}") for name in names]
         if any(found):
-            cells = ["-" if s is None else f"{s.value:.3g} [{s.low:.3g}, {s.high:.3g}]" for s in found]
+            cells = [_with_interval(s) for s in found]
             within = _yes(report.details["within_control"].get(kind))
             _row(table, f"{what} ({found[1].n if found[1] else 0})", *cells, within)
     return Group(table, Text(f"Control: {report.details['control']}."))
+
+
+def _with_interval(score: Score | None) -> str:
+    """The value and its interval, which a single one has not."""
+    if score is None:
+        return "-"
+    return f"{score.value:.3g}" + (f" [{score.low:.3g}, {score.high:.3g}]" if score.n > 1 else "")
 
 
 def _yes(value: bool | None) -> str:

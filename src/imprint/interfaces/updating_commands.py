@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imprint import clock
 from imprint.errors import BadInput
-from imprint.interfaces.options import BaseName, Name, RecipeFile, stderr, without_nan
+from imprint.interfaces.options import BaseName, NameAlone, RecipeFile, stderr, without_nan
 
 if TYPE_CHECKING:
     from imprint.forgetting import Forgotten
@@ -91,17 +92,18 @@ def update(
         if estimate:
             updating.estimate(imprint.Update(name, path, **wishes), base=base, watch=watch)
             return
+        began = clock.now()
         taught = updating.update(name, path, base=base, watch=watch, **wishes)
     typer.echo(taught.name)
     before = taught.version.parent
-    if before is not None:
+    if before is not None and taught.version.created_at >= began:  # else nothing changed
         typer.echo(
             f"Now: imprint diff {name}@{before} {taught.name}, or imprint rollback {name}@{before}", err=True
         )
 
 
 def forget(
-    name: Name,
+    name: NameAlone,
     document: Annotated[
         str | None,
         typer.Option("--document", metavar="FILE", help="A document: its path, title or id."),
@@ -143,10 +145,17 @@ def forget(
             name, document=document, passage=passage, owner=owner, later=later, control=control, seed=seed,
             base=base, watch=watch,
         )  # fmt: skip
+    every = (*done.earlier, done)
     if as_json:
-        typer.echo(json.dumps(without_nan(_told(done)), indent=2))
+        earlier = {"earlier": [_told(each) for each in done.earlier]} if done.earlier else {}
+        typer.echo(json.dumps(without_nan(_told(done) | earlier), indent=2))
         return
-    _say(done)
+    for each in every:
+        _say(each)
+    if done.taught is not None:
+        typer.echo(done.taught.name)
+    if left := [file for each in every if each.erased for file in each.erased.left]:
+        raise BadInput(f"It still stands in: {', '.join(dict.fromkeys(left[:5]))}. Remove these files yourself.")
 
 
 def rollback(
@@ -163,7 +172,7 @@ def rollback(
 
 
 def rebase(
-    name: Name,
+    name: NameAlone,
     base: Annotated[
         str, typer.Option("--base", metavar="NAME", help="The new base model: a folder or a hub name.")
     ],
@@ -207,11 +216,10 @@ def _say(done: Forgotten) -> None:
     typer.echo(
         f"Destroyed {destroyed}. Erased {erased.runs} runs of training text, {erased.corpora} sets of kept "
         f"documents, {erased.written} lines of what was written, {erased.cached} cached files. Searched "
-        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any. {done.seconds:.0f} s."
+        f"{erased.searched:,} files for its words: {len(erased.left) or 'none'} hold any"
+        f"{f', but for {len(erased.of_others)} of other names' if erased.of_others else ''}. {done.seconds:.0f} s."
     )
-    for told in done.held_elsewhere:
-        typer.echo(f"{told} was taught it too: imprint forget {told.partition('@')[0]} ...", err=True)
-    if done.taught is not None:
-        typer.echo(done.taught.name)
-    if erased.left:
-        raise BadInput(f"It still stands in: {', '.join(erased.left[:5])}. Remove these files yourself.")
+    for name in dict.fromkeys(told.partition("@")[0] for told in done.held_elsewhere):
+        theirs = [told for told in done.held_elsewhere if told.partition("@")[0] == name]
+        were = "was" if len(theirs) == 1 else "were"
+        typer.echo(f"{', '.join(theirs)} {were} taught it too: imprint forget {name} ...", err=True)
