@@ -337,7 +337,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--hostile", type=int, default=100, help=f"documents of {SOURCE}")
     made.add_argument("--each", type=int, default=300, help="gate: targets that every style is tried on")
     made.add_argument("--arms", default=",".join(ARMS), help="one or more of them")
-    made.add_argument("--times", type=float, default=10.0, help="text that is written, in lengths of its documents")
+    made.add_argument("--times", type=float, default=8.0, help="text that is written, in lengths of its documents")
     made.add_argument("--text-tokens", type=int, default=30, help="of every other passage, its own words")
     made.add_argument("--epochs", type=int, default=4, help="how often what was written is met")
     made.add_argument("--rank", type=int, default=16)
