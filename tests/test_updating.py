@@ -223,6 +223,40 @@ def test_the_version_that_held_on_a_day_answers_for_it(base: Base, home: Path, t
         imprint.open_as_of("acme", "March", home=home)
 
 
+def held_on(home: Path, *days: str) -> list[int]:
+    return [imprint.open_as_of("acme", day, home=home)[0].version.number for day in days]
+
+
+def test_a_version_holds_from_the_days_that_its_documents_say(base: Base, home: Path, tmp_path: Path) -> None:
+    said = {name.removesuffix(".md"): dated(text, "2025-01-10") for name, text in TEXTS.items()}
+    folder = written(tmp_path / "d", **said)
+    updating.update("acme", folder, base=base, home=home, recipe=RECIPE, questions=[])
+    for change in ({"kestrel": dated(CHANGED, "2026-03-01")}, {"canteen": dated("Closed.\n", "2026-06-01")}):
+        said |= change
+        updating.update("acme", written(folder, **said), base=base, home=home, way="in_order")
+    assert held_on(home, "2025-06-01", "2026-02-28", "2026-04-01", "2026-06-01") == [1, 1, 2, 3]
+    again = imprint.teach(folder, name="acme", recipe=RECIPE, questions=[], base=base, home=home)
+    assert again.version.details["as_of"] == "2026-06-01"
+
+
+def test_an_update_of_an_earlier_day_holds_no_sooner_than_what_came_before_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order", date="2026-05-01")
+    three = updating.update("acme", written(tmp_path / "d", canteen=None, kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    assert three.version.details["as_of"] == "2026-05-01"
+    assert held_on(home, "2026-04-30", "2026-05-01") == [1, 3]
+
+
+def test_what_was_rolled_back_held_until_then(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-09-01T12:00:00+00:00")
+    imprint.rollback("acme@1", home=home)
+    folder = written(tmp_path / "d", canteen=dated("# Canteen\n\nDinner is served at seven.\n", "2026-02-01"))
+    updating.update("acme", folder, base=base, home=home, way="in_order")
+    assert held_on(home, "2026-02-28", "2026-08-31", "2026-09-01") == [1, 2, 4]
+
+
 def test_what_held_before_is_distilled_too(base: Base, home: Path, tmp_path: Path) -> None:
     recipe = Recipe(mix=RECIPE.mix, text_tokens=600, epochs=1.0, objective="distill")
     updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=recipe, shards=1, questions=[])

@@ -398,11 +398,13 @@ class Next:
         shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
         before = {k: v for k, v in self.parent.details.items() if k in _CARRIED}
         amount = self.amount()
+        entries = self.manifest_with(shard_of)
         made: dict[str, Any] = before | {
             "way": self.way,
-            "as_of": self.date,
+            # What was rolled back held until that day, whatever the dates of what came after it.
+            "as_of": max(manifest.held_since(entries), before.get("rolled_back_on", "")),
             "changes": self.changes.counts(),
-            "manifest": manifest.as_json(self.manifest_with(shard_of)),
+            "manifest": manifest.as_json(entries),
             "ledger": self.ledger.as_json(),
             "trained": [e["run"] for e in trained],
             "silent": sorted({id for id, _ in self.settled.silent}),
@@ -456,7 +458,7 @@ def documents_of(histories: Sequence[History]) -> frozenset[str]:
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-_CARRIED = ("questions_from", "plan", "budget", "read", "personal")
+_CARRIED = ("questions_from", "plan", "budget", "read", "personal", "rolled_back_on")
 """Details that a next version takes over."""
 
 

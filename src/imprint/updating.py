@@ -320,10 +320,11 @@ class _Updating(Next):
         entries = [part.entry for part in self.parts]
         tokens, text = (sum(e[key] for e in entries) for key in ("tokens", "text_tokens"))
         taught = sum(e["passage_tokens"] for e in entries)
+        editions = manifest.first(self.now.documents, self.date, shard_of)
         return {
             "way": "first",
-            "as_of": self.date,
-            "manifest": manifest.as_json(manifest.first(self.now.documents, self.date, shard_of)),
+            "as_of": manifest.held_since(editions),
+            "manifest": manifest.as_json(editions),
             "times": text / max(taught, 1),
             "visits": tokens / max(text, 1),
             "questions": [asdict(q) for q in self.asked],
