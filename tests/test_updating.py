@@ -227,6 +227,16 @@ def held_on(home: Path, *days: str) -> list[int]:
     return [imprint.open_as_of("acme", day, home=home)[0].version.number for day in days]
 
 
+def test_the_text_that_a_recipe_asks_for_is_divided_among_shards(base: Base, home: Path, tmp_path: Path) -> None:
+    plans: dict[int, int] = {}
+    for shards in (1, 3):
+        one = updating.update(f"of-{shards}", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=[], shards=shards)
+        runs = [RunFolder(home / "runs" / e["run"]) for e in one.version.details.get("shards") or [one.version.details]]
+        plans[shards] = sum((run.read("plan") or pytest.fail())["text_tokens"] for run in runs)
+        assert one.version.recipe["text_tokens"] == 600
+    assert plans[1] == 600 and abs(plans[3] - 600) <= 3
+
+
 def test_a_version_holds_from_the_days_that_its_documents_say(base: Base, home: Path, tmp_path: Path) -> None:
     said = {name.removesuffix(".md"): dated(text, "2025-01-10") for name, text in TEXTS.items()}
     folder = written(tmp_path / "d", **said)

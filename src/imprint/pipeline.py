@@ -389,9 +389,7 @@ class _Teaching:
             threshold = choice.threshold(engine, seat)
         adapter_folder.write(adapter, self.run.adapter)
         before = latest_of(self.registry, lesson.name)
-        editions = manifest.first(
-            self.corpus.documents, began(self.run, self.today), dict.fromkeys(self.since, 0)
-        )
+        editions = manifest.first(self.corpus.documents, began(self.run, self.today), dict.fromkeys(self.since, 0))
         version = self.registry.publish(
             lesson.name,
             self.run.adapter,

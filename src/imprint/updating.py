@@ -6,7 +6,7 @@ import datetime
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -279,12 +279,13 @@ class _Updating(Next):
             mine = [p for p in passages if shard_of[p.document_id] == place]
             share = sum(len(p.text) for p in mine) / max(whole, 1)
             within = ways.part_of(limit, share) if limit else None
+            recipe = _part_of(self.recipe, share)
             run = run_of(
-                self.home, Corpus(here).hash, self.recipe, within, model, self.seed,
+                self.home, Corpus(here).hash, recipe, within, model, self.seed,
                 f"{self.name}#{place} {self.date}", given,
             )  # fmt: skip
             try:
-                self.parts.append(self._first_part(run, here, mine, within, engine, held, settled))
+                self.parts.append(self._first_part(run, here, mine, recipe, within, engine, held, settled))
             except NothingToTeach as error:
                 nothing = error
                 self.leave_out(here, run)
@@ -296,6 +297,7 @@ class _Updating(Next):
         run: RunFolder,
         here: tuple[Document, ...],
         passages: Sequence[Passage],
+        recipe: Recipe,
         within: Budget | None,
         engine: Engine,
         held: Mapping[str, str],
@@ -306,7 +308,7 @@ class _Updating(Next):
             raise NothingToTeach(f"{here[0].source} holds no text, or none that other documents do not hold too.")
         given = given_questions(self.wanted.questions)
         prepared = prepare(
-            run, passages, engine, self.recipe, within, self.seed, given, self.watch,
+            run, passages, engine, recipe, within, self.seed, given, self.watch,
             since=held, silent=settled.silent, more=partial(settled.examples, passages, seed=self.seed),
         )  # fmt: skip
         self.asked += [] if self.wanted.questions else (run.read_questions() or ([], ""))[0]
@@ -344,6 +346,13 @@ class _Updating(Next):
             "budget": str(self.budget or parse_budget(DEFAULT_BUDGET)),
             "base_source": base.source,
         } | parts_told(entries)
+
+
+def _part_of(recipe: Recipe, share: float) -> Recipe:
+    """The recipe of a share of the documents: text of a size that was asked for is that of all of them."""
+    if recipe.text_tokens is None:
+        return recipe
+    return replace(recipe, text_tokens=max(1, round(recipe.text_tokens * share)))
 
 
 def _first_entry(prepared: Prepared, here: Sequence[Document], told_of: frozenset[str]) -> dict[str, Any]:
