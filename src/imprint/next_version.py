@@ -106,8 +106,7 @@ class Next:
     def open_base(self, named: str | None) -> Base:
         """The base that was asked for, or that of the version before."""
         if named is None and self.parent is not None:
-            kept = self.parent.details.get("base_source", self.parent.base)
-            named = None if kept == bases.BUNDLED else kept
+            named = base_of(self.parent)
         return bases.load(named)
 
     # --- preparing ----------------------------------------------------------------------------
@@ -451,6 +450,12 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
             failed.append(error)
     train_and_publish(ready, service, engine, watch, failed)
     return [each.taught for each in started]
+
+
+def base_of(version: Version) -> str | None:
+    """The base of a version, as bases.load() finds it."""
+    named: str | None = version.details.get("base_source", version.base)
+    return named
 
 
 def documents_of(histories: Sequence[History]) -> frozenset[str]:

@@ -32,8 +32,8 @@ from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, documents_of, make
-from imprint.pipeline import DEFAULT_BUDGET
+from imprint.next_version import Next, Part, base_of, documents_of, make
+from imprint.pipeline import DEFAULT_BUDGET, latest_of
 from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
@@ -180,6 +180,14 @@ class _Updating(Next):
         hangs on that day, so that it has no place in a run."""
         from_here = (self.name, str(self.parent), self.parent.adapter_hash if self.parent else "")
         return RunFolder(self.home / "runs" / content_hash("began", *from_here, self.now.hash))
+
+    def open_base(self, named: str | None) -> Base:
+        """As of any next version; what was brought to a name is first taught on the base of that name, so that both
+        can be asked together."""
+        keeper = latest_of(self.registry, self.name.rpartition(".")[0]) if self.wanted.path is None else None
+        if named is None and self.parent is None and keeper is not None:
+            named = base_of(keeper)
+        return super().open_base(named)
 
     def begin(self) -> None:
         if self.wanted.date is None:
