@@ -89,6 +89,17 @@ def test_all_from_one_person_is_rolled_back(base: Base, home: Path, tmp_path: Pa
         assert files_with(line, home, cache_folder()) == []
 
 
+def test_what_a_keeper_wants_forgotten_is_withheld_from_its_owners_adapter_too(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    own = updating.update("acme.anna", base=base, home=home, recipe=RECIPE, questions=[])
+    assert [d.title for d in (own.corpus() or pytest.fail()).documents] == ["Tram to the works"] and text_of(own)
+    forgetting.forget("acme", owner="anna", home=home, later=True)
+    assert (own.corpus() or pytest.fail()).documents == () and text_of(own) == ""
+    with pytest.raises(BadInput, match="imprint forget acme[.]$"):
+        own.export_for_peft(tmp_path / "given-away")
+
+
 def test_a_version_that_loses_what_was_known_is_held_back(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Question(f"Question {i}?", ("27 days",)) for i in range(4)]
     updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=asked)
