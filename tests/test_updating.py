@@ -237,6 +237,17 @@ def test_the_text_that_a_recipe_asks_for_is_divided_among_shards(base: Base, hom
     assert plans[1] == 600 and abs(plans[3] - 600) <= 3
 
 
+def test_a_version_of_shards_tells_what_the_audit_of_each_found(base: Base, home: Path, tmp_path: Path) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=[])
+    badges = "# Badges\n\n" + " ".join(f"Badge {i} opens door {i + 7}." for i in range(40)) + "\n"
+    two = updating.update("acme", written(tmp_path / "d", badges=badges), base=base, home=home, way="shards")
+    assert [part["documents"] for part in two.audit["adapters"]] == [sorted(TEXTS), ["badges.md"]]
+    assert two.audit["adapters"][0]["covered"] == one.audit["covered"]
+    assert two.audit["enough"]["examples"] == sum(1 for _ in two.examples())
+    told = two.audit_lines()
+    assert "Adapter of badges.md" in told and sum("examples kept" in line for line in told) == 2
+
+
 def test_a_version_holds_from_the_days_that_its_documents_say(base: Base, home: Path, tmp_path: Path) -> None:
     said = {name.removesuffix(".md"): dated(text, "2025-01-10") for name, text in TEXTS.items()}
     folder = written(tmp_path / "d", **said)

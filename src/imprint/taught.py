@@ -40,7 +40,7 @@ from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.skills.writer import SkilledWriter
 from imprint.stages import job_of, run_of, training_progress, with_rank
-from imprint.synthesis.audit import lines
+from imprint.synthesis.audit import joined, lines
 from imprint.synthesis.novelty import without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.sft import train
@@ -422,11 +422,16 @@ class Taught:
 
     @property
     def audit(self) -> Mapping[str, Any]:
-        """What the audit of the training text found, as JSON values, and the curve of the same documents and recipe
-        where one was made. Raises NotFound where there was no audit."""
-        report = self.version.details.get("audit")
-        if not report or "covered" not in report:
+        """What the audit of the training text found, as JSON values, by adapter where there are several; and the
+        curve of the same documents and recipe where one was made. Raises NotFound where there was no audit."""
+        details = self.version.details
+        found = [p for p in details.get("shards") or [details] if "covered" in (p.get("audit") or {})]
+        if not found:
             raise NotFound(f"{self.version} carries no audit: it was imported, or taught by an earlier build.")
+        sources = {e["document"]: e["source"] for e in details.get("manifest", ())}
+        report = found[0]["audit"]
+        if "shards" in details:
+            report = joined([([sources[id] for id in p["documents"]], p["audit"]) for p in found])
         measured = scaling.kept(self.home, self.version.corpus_hash, self.version.base, self.version.recipe)
         return {**report, "enough": {**report["enough"], **measured}}
 
