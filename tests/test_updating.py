@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from imprint import updating
 from imprint.base import Base
 from imprint.continual import corrections
 from imprint.continual.histories import History
+from imprint.continual.ways import WAYS, lines
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
@@ -348,6 +349,40 @@ def test_an_estimate_begins_no_update(base: Base, home: Path, tmp_path: Path, mo
     updating.estimate(updating.Update("acme", folder), base=base, home=home)
     monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-05T12:00:00+00:00")
     assert updating.update("acme", folder, base=base, home=home).version.details["as_of"] == "2026-03-05"
+
+
+@dataclass
+class Noting:
+    """A watch that keeps what is said."""
+
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_an_estimate_tells_the_way_that_would_be_taken_and_how_long_each_takes(base: Base, home: Path, tmp_path: Path) -> None:
+    one, told = first(base, written(tmp_path / "d"), home), Noting()
+    wanted = updating.Update("acme", written(tmp_path / "d", kestrel=CHANGED))
+    found = updating.estimate(wanted, base=base, home=home, watch=told)
+    assert [e.way for e in found] == list(WAYS)
+    assert told.said[-1].startswith("Way: shards, which trains")
+    spent = one.version.details
+    pace = {**spent, "seconds": {"writing": 2.0 * spent["text_tokens"], "training": 3.0 * spent["tokens"]}}
+    for line, e in zip(lines(found, pace), found, strict=True):
+        assert f"about {2 * e.written_tokens + 3 * e.trained_tokens:,} s" in line
+
+
+def test_an_estimate_of_no_change_says_so(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home)
+    told = Noting()
+    assert updating.estimate(updating.Update("acme", tmp_path / "d"), base=base, home=home, watch=told) == []
+    assert told.said[-1] == "Nothing changed since acme@1."
 
 
 def begun_and_stale(base: Base, home: Path, folder: Path) -> updating.Update:

@@ -124,13 +124,17 @@ def update_many(
 def estimate(
     update: Update, *, base: str | Base | None = None, home: Path | None = None, watch: Watch = SILENT
 ) -> list[ways.Estimate]:
-    """What each way would write and train, told and returned; nothing is spent."""
+    """What each way would write and train, told and returned, and which would be taken; nothing where nothing
+    changed. Nothing is spent."""
     started = _Updating(update, home or home_folder(), watch)
     if started.parent is None:
         raise BadInput(f"'{update.name}' is new; imprint teach --estimate tells what a first version takes.")
+    if started.unchanged():
+        return []
     model = base if isinstance(base, Base) else started.open_base(base)
     started.look(model)
-    return started.estimates(model)
+    started.choose_way(model)
+    return started.all_foreseen
 
 
 def _loaded(wanted: Update, home: Path, watch: Watch) -> Loaded:
@@ -212,7 +216,7 @@ class _Updating(Next):
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
         found = [self.foresee(way, base) for way in WAYS]
-        for line in ways.lines(found):
+        for line in ways.lines(found, self.parent.details if self.parent else {}):
             self.watch.say(line)
         return found
 
@@ -344,6 +348,7 @@ class _Updating(Next):
             "tokens": tokens,
             "steps": sum(e["steps"] for e in entries),
             "text_tokens": text,
+            "written_tokens": text,
             "silent": self.silent,
             "seconds": {
                 "training": round(sum(e["seconds"] for e in entries), 1),
