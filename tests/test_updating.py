@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 import imprint
 from conftest import make_tiny_base
-from imprint import updating
+from imprint import documents, updating
 from imprint.base import Base
 from imprint.continual import corrections
 from imprint.continual.histories import History
@@ -23,7 +23,7 @@ from imprint.evaluation.closed_book import Question
 from imprint.housekeeping import verify
 from imprint.recipe import Recipe
 from imprint.registry import Registry
-from imprint.run_folder import RunFolder
+from imprint.run_folder import RunFolder, questions_from_json
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Example
@@ -133,6 +133,30 @@ def test_new_documents_get_a_shard_of_their_own(base: Base, home: Path, tmp_path
 def test_nothing_changed_is_the_same_version(base: Base, home: Path, tmp_path: Path) -> None:
     one = first(base, written(tmp_path / "d"), home)
     assert updating.update("acme", tmp_path / "d", base=base, home=home).version == one.version
+
+
+def test_other_questions_make_a_version_with_the_same_adapters(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home)
+    asked = [Question("What does the Kestrel cost?", ("85 euros",), "direct", ("95 euros",))]
+    two = updating.update("acme", tmp_path / "d", base=base, home=home, questions=asked)
+    assert (two.version.number, two.version.adapter_hash) == (2, one.version.adapter_hash)
+    assert questions_from_json(two.version.details["questions"]) == asked
+    assert updating.update("acme", tmp_path / "d", base=base, home=home, questions=asked).version == two.version
+
+
+def test_other_rules_for_conflicts_make_a_version_of_the_same_documents(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d", news=CLASH), home, shards=1)
+    assert "3 kilograms" not in text_of(one)
+    rules = replace(RECIPE, source_order=("kestrel*",))
+    two = updating.update("acme", tmp_path / "d", base=base, home=home, recipe=rules)
+    assert two.version.number == 2 and "3 kilograms" in text_of(two)
+    assert updating.update("acme", tmp_path / "d", base=base, home=home, recipe=rules).version == two.version
+
+
+def test_a_version_tells_what_was_read_for_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    two = updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order")
+    assert two.version.details["read"] == documents.load(tmp_path / "d").summary()
 
 
 def test_a_sharded_version_answers_by_the_adapter_that_the_question_is_about(base: Base, home: Path, tmp_path: Path) -> None:

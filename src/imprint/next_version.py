@@ -463,7 +463,7 @@ def documents_of(histories: Sequence[History]) -> frozenset[str]:
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-_CARRIED = ("questions_from", "plan", "budget", "read", "personal", "rolled_back_on")
+_CARRIED = ("questions_from", "plan", "budget", "personal", "rolled_back_on")
 """Details that a next version takes over."""
 
 

@@ -37,13 +37,18 @@ from imprint.pipeline import DEFAULT_BUDGET, latest_of
 from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
-from imprint.run_folder import RunFolder
+from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import Prepared, began, began_on, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Document, Passage, Version, content_hash
 from imprint.watch import SILENT, Watch
 from imprint.writers.local import LocalWriter
+
+_RULES = ("conflicts", "source_order", "beliefs")
+"""What of a recipe settles conflicts: where it is another, other things are taught of the same documents."""
+_USERS = "of the user's file"
+"""Where questions are from that were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +216,9 @@ class _Updating(Next):
         return way
 
     def extra(self) -> dict[str, Any]:
-        return {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}}
+        asked_from = {"questions_from": _USERS} if self.wanted.questions else {}
+        read = {"read": self.loaded.summary()}
+        return read | asked_from | {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}}
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
@@ -221,7 +228,19 @@ class _Updating(Next):
         return found
 
     def unchanged(self) -> bool:
-        return False if self.wanted.way == "retrain" and self.parent else super().unchanged()
+        if self.parent is None or self.changes.any or self.wanted.way == "retrain":
+            return False
+        before, given = recipe_of(self.parent), given_questions(self.wanted.questions)
+        for what, other in (
+            ("rules for conflicts", any(getattr(before, key) != getattr(self.recipe, key) for key in _RULES)),
+            ("questions", given not in (None, questions_from_json(self.parent.details.get("questions", ())))),
+        ):
+            if other:
+                self.watch.say(f"The {what} are others than those of {self.parent}.")
+                return False
+        if before != self.recipe:
+            self.watch.say("What else the recipe says is for what is written anew, or for all with --way retrain.")
+        return super().unchanged()
 
     def _questions(self) -> list[Question]:
         given = given_questions(self.wanted.questions)
@@ -342,9 +361,7 @@ class _Updating(Next):
             "times": text / max(taught, 1),
             "visits": tokens / max(text, 1),
             "questions": [asdict(q) for q in self.asked],
-            "questions_from": "of the user's file"
-            if self.wanted.questions
-            else "held out from what the writer asked",
+            "questions_from": _USERS if self.wanted.questions else "held out from what the writer asked",
             "tokens": tokens,
             "steps": sum(e["steps"] for e in entries),
             "text_tokens": text,
