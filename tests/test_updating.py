@@ -390,6 +390,17 @@ class Noting:
         self.said.append(text)
 
 
+def test_of_several_updates_each_note_says_whose_it_is(base: Base, home: Path, tmp_path: Path) -> None:
+    told, names = Noting(), ("anna", "bert")
+    updating.update_many([updating.Update(name, written(tmp_path / name), recipe=CLOZE, questions=[]) for name in names], base=base, home=home, watch=told)
+    for name in names:
+        of_one = [line for line in told.said if line.startswith(f"{name}: ")]
+        assert any("Plan: teach" in line for line in of_one) and f"{name}: Reading the documents" in of_one
+        assert f"Published {name}@1." in told.said
+    shared = {"Opening the base model", "Training", *(f"Published {name}@1." for name in names)}
+    assert {line for line in told.said if not line.startswith(("anna: ", "bert: "))} == shared
+
+
 def test_an_estimate_tells_the_way_that_would_be_taken_and_how_long_each_takes(base: Base, home: Path, tmp_path: Path) -> None:
     one, told = first(base, written(tmp_path / "d"), home), Noting()
     wanted = updating.Update("acme", written(tmp_path / "d", kestrel=CHANGED))

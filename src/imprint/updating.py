@@ -42,7 +42,7 @@ from imprint.stages import Prepared, began, began_on, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Document, Passage, Version, content_hash
-from imprint.watch import SILENT, Watch
+from imprint.watch import SILENT, OfOne, Watch
 from imprint.writers.local import LocalWriter
 
 _RULES = ("conflicts", "source_order", "beliefs")
@@ -123,7 +123,8 @@ def update_many(
     names = Counter(u.name for u in updates)
     if twice := [name for name, n in names.items() if n > 1]:
         raise BadInput(f"'{twice[0]}' is to be updated twice at once. Put its documents into one folder.")
-    return make([_Updating(u, home or home_folder(), watch) for u in updates], base, watch, service)
+    watches = {u.name: watch if len(updates) == 1 else OfOne(u.name, watch) for u in updates}
+    return make([_Updating(u, home or home_folder(), watches[u.name]) for u in updates], base, watch, service)
 
 
 def estimate(
