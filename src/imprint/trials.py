@@ -60,8 +60,8 @@ def speeds(recipe: Recipe, passages: Sequence[Passage], engine: Engine, work: Wo
 def speeds_once(
     recipe: Recipe, passages: Sequence[Passage], engine: Engine, work: Work, spec: AdapterSpec
 ) -> Speeds:
-    """The same, as this process first tried it with this base and recipe: a night plans for thousands of people, and
-    each trial takes a core a second or two."""
+    """The same, as this process first tried it with this base and recipe: a night plans for thousands of people,
+    and each trial takes a core a second or two."""
     key = _machine(engine.base, replace(recipe, text_tokens=None), spec)
     if key not in _TRIED:
         _TRIED[key] = speeds(recipe, passages, engine, work, spec)
