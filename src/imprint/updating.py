@@ -217,14 +217,14 @@ class _Updating(Next):
         return way
 
     def extra(self) -> dict[str, Any]:
-        asked_from = {"questions_from": _USERS} if self.wanted.questions else {}
-        read = {"read": self.loaded.summary()}
-        return read | asked_from | {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}}
+        told = {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}, "read": self.loaded.summary()}
+        return told | ({"questions_from": _USERS} if self.wanted.questions else {})
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
+        assert self.parent is not None
         found = [self.foresee(way, base) for way in WAYS]
-        for line in ways.lines(found, self.parent.details if self.parent else {}):
+        for line in ways.lines(found, self.parent.details):
             self.watch.say(line)
         return found
 

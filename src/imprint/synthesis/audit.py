@@ -279,11 +279,7 @@ def joined(reports: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> dict[s
 def lines(report: Mapping[str, Any]) -> list[str]:
     """A report of an audit in sentences, section by section; of several adapters' text one after the other."""
     if "adapters" in report:
-        told = []
-        for one in report["adapters"]:
-            inside = (f"  {line}".rstrip() for line in lines(one))
-            told += [f"Adapter of {', '.join(one['documents'])}", *inside, ""]
-        return [*told, "Enough", *(f"  {line}" for line in _enough_lines(report))]
+        return [*_adapter_lines(report["adapters"]), "Enough", *(f"  {line}" for line in _enough_lines(report))]
     sections: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[str]]], ...] = (
         ("Faithful", _faithful_lines),
         ("Covered", _covered_lines),
@@ -295,6 +291,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for name, section in sections:
         told += [name, *(f"  {line}" for line in section(report)), ""]
     return told[:-1]
+
+
+def _adapter_lines(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for report in reports:
+        yield f"Adapter of {', '.join(report['documents'])}"
+        yield from (f"  {line}".rstrip() for line in lines(report))
+        yield ""
 
 
 def _faithful_lines(report: Mapping[str, Any]) -> Iterator[str]:
