@@ -16,7 +16,7 @@ from imprint import documents, updating
 from imprint.base import Base
 from imprint.continual import corrections
 from imprint.continual.histories import History
-from imprint.continual.ways import WAYS, lines
+from imprint.continual.ways import WAYS, choose, lines
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
@@ -406,7 +406,8 @@ def test_an_estimate_tells_the_way_that_would_be_taken_and_how_long_each_takes(b
     wanted = updating.Update("acme", written(tmp_path / "d", kestrel=CHANGED))
     found = updating.estimate(wanted, base=base, home=home, watch=told)
     assert [e.way for e in found] == list(WAYS)
-    assert told.said[-1].startswith("Way: shards, which trains")
+    chosen = choose(found, most_in_order=0)
+    assert told.said[-1] == f"Way: {chosen.way}, {chosen.why}"
     spent = one.version.details
     pace = {**spent, "seconds": {"writing": 2.0 * spent["text_tokens"], "training": 3.0 * spent["tokens"]}}
     for line, e in zip(lines(found, pace), found, strict=True):
