@@ -122,11 +122,8 @@ class Year:
         from imprint.recipe import Recipe
 
         options = self.options
-        text = options.text
-        if self.arm == "shards":  # of each shard in January
-            text = round(text / options.shards)
         return Recipe(
-            text_tokens=text,
+            text_tokens=options.text,
             epochs=options.epochs,
             batch_tokens=options.batch_tokens,
             objective=options.objective,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import imprint
 from conftest import make_tiny_base
 from imprint import forgetting, updating
 from imprint.base import Base
@@ -48,6 +49,20 @@ def test_what_is_pending_is_taught_to_its_owner_alone(base: Base, home: Path, tm
         updating.update("acme.bert", base=base, home=home)
 
 
+def test_what_was_brought_is_taught_on_the_base_that_it_was_brought_to(
+    base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPRINT_DTYPE", "float32")
+    little = tmp_path / "little"
+    base.model.save_pretrained(little)
+    base.tokenizer.save_pretrained(little)
+    keeper = updating.update("acme", written(tmp_path / "d"), base=str(little), home=home, recipe=RECIPE, questions=[])
+    brought(home, tmp_path)
+    own = updating.update("acme.anna", home=home, recipe=RECIPE, questions=[])
+    assert own.version.base == keeper.version.base == "little"
+    assert isinstance(imprint.together(["acme", "acme.anna"], home=home).ask("Where does Tram 14 stop?", max_tokens=2), str)
+
+
 def test_what_is_promoted_comes_with_the_next_update_and_stays(base: Base, home: Path, tmp_path: Path) -> None:
     first(base, written(tmp_path / "d"), home, shards=1)
     brought(home, tmp_path)
@@ -72,6 +87,17 @@ def test_all_from_one_person_is_rolled_back(base: Base, home: Path, tmp_path: Pa
         Registry(home).latest("acme.anna")
     for line in (b"Lindgasse", b"Ferncastle"):
         assert files_with(line, home, cache_folder()) == []
+
+
+def test_what_a_keeper_wants_forgotten_is_withheld_from_its_owners_adapter_too(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    brought(home, tmp_path)
+    own = updating.update("acme.anna", base=base, home=home, recipe=RECIPE, questions=[])
+    assert [d.title for d in (own.corpus() or pytest.fail()).documents] == ["Tram to the works"] and text_of(own)
+    forgetting.forget("acme", owner="anna", home=home, later=True)
+    assert (own.corpus() or pytest.fail()).documents == () and text_of(own) == ""
+    with pytest.raises(BadInput, match="imprint forget acme[.]$"):
+        own.export_for_peft(tmp_path / "given-away")
 
 
 def test_a_version_that_loses_what_was_known_is_held_back(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

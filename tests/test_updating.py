@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import pytest
 
 import imprint
 from conftest import make_tiny_base
-from imprint import updating
+from imprint import documents, updating
 from imprint.base import Base
 from imprint.continual import corrections
 from imprint.continual.histories import History
+from imprint.continual.ways import WAYS, choose, lines
 from imprint.engine import Engine
 from imprint.errors import BadInput, BadSetting, NothingToTeach, StaleRun
 from imprint.evaluation.closed_book import Question
 from imprint.housekeeping import verify
 from imprint.recipe import Recipe
 from imprint.registry import Registry
-from imprint.run_folder import RunFolder
+from imprint.run_folder import RunFolder, questions_from_json
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Example
@@ -134,6 +135,30 @@ def test_nothing_changed_is_the_same_version(base: Base, home: Path, tmp_path: P
     assert updating.update("acme", tmp_path / "d", base=base, home=home).version == one.version
 
 
+def test_other_questions_make_a_version_with_the_same_adapters(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d"), home)
+    asked = [Question("What does the Kestrel cost?", ("85 euros",), "direct", ("95 euros",))]
+    two = updating.update("acme", tmp_path / "d", base=base, home=home, questions=asked)
+    assert (two.version.number, two.version.adapter_hash) == (2, one.version.adapter_hash)
+    assert questions_from_json(two.version.details["questions"]) == asked
+    assert updating.update("acme", tmp_path / "d", base=base, home=home, questions=asked).version == two.version
+
+
+def test_other_rules_for_conflicts_make_a_version_of_the_same_documents(base: Base, home: Path, tmp_path: Path) -> None:
+    one = first(base, written(tmp_path / "d", news=CLASH), home, shards=1)
+    assert "3 kilograms" not in text_of(one)
+    rules = replace(RECIPE, source_order=("kestrel*",))
+    two = updating.update("acme", tmp_path / "d", base=base, home=home, recipe=rules)
+    assert two.version.number == 2 and "3 kilograms" in text_of(two)
+    assert updating.update("acme", tmp_path / "d", base=base, home=home, recipe=rules).version == two.version
+
+
+def test_a_version_tells_what_was_read_for_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    two = updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order")
+    assert two.version.details["read"] == documents.load(tmp_path / "d").summary()
+
+
 def test_a_sharded_version_answers_by_the_adapter_that_the_question_is_about(base: Base, home: Path, tmp_path: Path) -> None:
     one = first(base, written(tmp_path / "d"), home)
     one.base = base
@@ -223,6 +248,61 @@ def test_the_version_that_held_on_a_day_answers_for_it(base: Base, home: Path, t
         imprint.open_as_of("acme", "March", home=home)
 
 
+def held_on(home: Path, *days: str) -> list[int]:
+    return [imprint.open_as_of("acme", day, home=home)[0].version.number for day in days]
+
+
+def test_the_text_that_a_recipe_asks_for_is_divided_among_shards(base: Base, home: Path, tmp_path: Path) -> None:
+    plans: dict[int, int] = {}
+    for shards in (1, 3):
+        one = updating.update(f"of-{shards}", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=[], shards=shards)
+        runs = [RunFolder(home / "runs" / e["run"]) for e in one.version.details.get("shards") or [one.version.details]]
+        plans[shards] = sum((run.read("plan") or pytest.fail())["text_tokens"] for run in runs)
+        assert one.version.recipe["text_tokens"] == 600
+    assert plans[1] == 600 and abs(plans[3] - 600) <= 3
+
+
+def test_a_version_of_shards_tells_what_the_audit_of_each_found(base: Base, home: Path, tmp_path: Path) -> None:
+    one = updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=RECIPE, questions=[])
+    badges = "# Badges\n\n" + " ".join(f"Badge {i} opens door {i + 7}." for i in range(40)) + "\n"
+    two = updating.update("acme", written(tmp_path / "d", badges=badges), base=base, home=home, way="shards")
+    assert [part["documents"] for part in two.audit["adapters"]] == [sorted(TEXTS), ["badges.md"]]
+    assert two.audit["adapters"][0]["covered"] == one.audit["covered"]
+    assert two.audit["enough"]["examples"] == sum(1 for _ in two.examples())
+    told = two.audit_lines()
+    assert "Adapter of badges.md" in told and sum("examples kept" in line for line in told) == 2
+
+
+def test_a_version_holds_from_the_days_that_its_documents_say(base: Base, home: Path, tmp_path: Path) -> None:
+    said = {name.removesuffix(".md"): dated(text, "2025-01-10") for name, text in TEXTS.items()}
+    folder = written(tmp_path / "d", **said)
+    updating.update("acme", folder, base=base, home=home, recipe=RECIPE, questions=[])
+    for change in ({"kestrel": dated(CHANGED, "2026-03-01")}, {"canteen": dated("Closed.\n", "2026-06-01")}):
+        said |= change
+        updating.update("acme", written(folder, **said), base=base, home=home, way="in_order")
+    assert held_on(home, "2025-06-01", "2026-02-28", "2026-04-01", "2026-06-01") == [1, 1, 2, 3]
+    again = imprint.teach(folder, name="acme", recipe=RECIPE, questions=[], base=base, home=home)
+    assert again.version.details["as_of"] == "2026-06-01"
+
+
+def test_an_update_of_an_earlier_day_holds_no_sooner_than_what_came_before_it(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", canteen=None), base=base, home=home, way="in_order", date="2026-05-01")
+    three = updating.update("acme", written(tmp_path / "d", canteen=None, kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    assert three.version.details["as_of"] == "2026-05-01"
+    assert held_on(home, "2026-04-30", "2026-05-01") == [1, 3]
+
+
+def test_what_was_rolled_back_held_until_then(base: Base, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first(base, written(tmp_path / "d"), home, shards=1)
+    updating.update("acme", written(tmp_path / "d", kestrel=CHANGED), base=base, home=home, way="in_order", date="2026-03-01")
+    monkeypatch.setattr("imprint.clock.now", lambda: "2026-09-01T12:00:00+00:00")
+    imprint.rollback("acme@1", home=home)
+    folder = written(tmp_path / "d", canteen=dated("# Canteen\n\nDinner is served at seven.\n", "2026-02-01"))
+    updating.update("acme", folder, base=base, home=home, way="in_order")
+    assert held_on(home, "2026-02-28", "2026-08-31", "2026-09-01") == [1, 2, 4]
+
+
 def test_what_held_before_is_distilled_too(base: Base, home: Path, tmp_path: Path) -> None:
     recipe = Recipe(mix=RECIPE.mix, text_tokens=600, epochs=1.0, objective="distill")
     updating.update("acme", written(tmp_path / "d"), base=base, home=home, recipe=recipe, shards=1, questions=[])
@@ -293,6 +373,52 @@ def test_an_estimate_begins_no_update(base: Base, home: Path, tmp_path: Path, mo
     updating.estimate(updating.Update("acme", folder), base=base, home=home)
     monkeypatch.setattr("imprint.clock.now", lambda: "2026-03-05T12:00:00+00:00")
     assert updating.update("acme", folder, base=base, home=home).version.details["as_of"] == "2026-03-05"
+
+
+@dataclass
+class Noting:
+    """A watch that keeps what is said."""
+
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_of_several_updates_each_note_says_whose_it_is(base: Base, home: Path, tmp_path: Path) -> None:
+    told, names = Noting(), ("anna", "bert")
+    updating.update_many([updating.Update(name, written(tmp_path / name), recipe=CLOZE, questions=[]) for name in names], base=base, home=home, watch=told)
+    for name in names:
+        of_one = [line for line in told.said if line.startswith(f"{name}: ")]
+        assert any("Plan: teach" in line for line in of_one) and f"{name}: Reading the documents" in of_one
+        assert f"Published {name}@1." in told.said
+    shared = {"Opening the base model", "Training", *(f"Published {name}@1." for name in names)}
+    assert {line for line in told.said if not line.startswith(("anna: ", "bert: "))} == shared
+
+
+def test_an_estimate_tells_the_way_that_would_be_taken_and_how_long_each_takes(base: Base, home: Path, tmp_path: Path) -> None:
+    one, told = first(base, written(tmp_path / "d"), home), Noting()
+    wanted = updating.Update("acme", written(tmp_path / "d", kestrel=CHANGED))
+    found = updating.estimate(wanted, base=base, home=home, watch=told)
+    assert [e.way for e in found] == list(WAYS)
+    chosen = choose(found, most_in_order=0)
+    assert told.said[-1] == f"Way: {chosen.way}, {chosen.why}"
+    spent = one.version.details
+    pace = {**spent, "seconds": {"writing": 2.0 * spent["text_tokens"], "training": 3.0 * spent["tokens"]}}
+    for line, e in zip(lines(found, pace), found, strict=True):
+        assert f"about {2 * e.written_tokens + 3 * e.trained_tokens:,} s" in line
+
+
+def test_an_estimate_of_no_change_says_so(base: Base, home: Path, tmp_path: Path) -> None:
+    first(base, written(tmp_path / "d"), home)
+    told = Noting()
+    assert updating.estimate(updating.Update("acme", tmp_path / "d"), base=base, home=home, watch=told) == []
+    assert told.said[-1] == "Nothing changed since acme@1."
 
 
 def begun_and_stale(base: Base, home: Path, folder: Path) -> updating.Update:

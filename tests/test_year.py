@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 
 from imprint import documents
+from imprint.continual import manifest
+from imprint.continual.changes import compare
 from imprint.evaluation.closed_book import grade, normalised
 from imprint.types import Document
 
@@ -197,6 +199,19 @@ def test_nothing_is_superseded_before_it_changes(year: ModuleType) -> None:
             (fact,) = [f for f in year.facts() if f.wordings[0] == question.text]
             held = {a for since, answers in fact.spans if since < month for a in answers}
             assert question.wrong and set(question.wrong) <= held
+
+
+def test_a_months_version_holds_from_its_first_day(year: ModuleType, tmp_path: Path, states: list[dict[str, str]]) -> None:
+    """bench/year.py finds the version of a month by that day."""
+    before, entries = list[Document](), list[manifest.Entry]()
+    for month in MONTHS:
+        year.write_state(month, tmp_path, SHARED)
+        now = documents.load(tmp_path).documents
+        changes = compare(before, now)
+        entries = manifest.following(entries, changes, year.first_day(month), {})
+        if month == 0 or year.events(month):
+            assert changes.any and manifest.held_since(entries) == year.first_day(month)
+        before = list(now)
 
 
 def test_a_dated_question_is_right_about_its_day(year: ModuleType) -> None:

@@ -371,4 +371,4 @@ class _Without(Next):
         return kept + [replace(e, since=since.get(cut[e.document], e.since)) for e in entries]
 
     def extra(self) -> dict[str, Any]:
-        return {"way": "forgotten", "personal": None, "read": None}
+        return {"way": "forgotten", "personal": None}

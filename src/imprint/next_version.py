@@ -106,8 +106,7 @@ class Next:
     def open_base(self, named: str | None) -> Base:
         """The base that was asked for, or that of the version before."""
         if named is None and self.parent is not None:
-            kept = self.parent.details.get("base_source", self.parent.base)
-            named = None if kept == bases.BUNDLED else kept
+            named = base_of(self.parent)
         return bases.load(named)
 
     # --- preparing ----------------------------------------------------------------------------
@@ -398,11 +397,13 @@ class Next:
         shard_of = {d.id: i for i, part in enumerate(self.parts) for d in part.documents}
         before = {k: v for k, v in self.parent.details.items() if k in _CARRIED}
         amount = self.amount()
+        entries = self.manifest_with(shard_of)
         made: dict[str, Any] = before | {
             "way": self.way,
-            "as_of": self.date,
+            # What was rolled back held until that day, whatever the dates of what came after it.
+            "as_of": max(manifest.held_since(entries), before.get("rolled_back_on", "")),
             "changes": self.changes.counts(),
-            "manifest": manifest.as_json(self.manifest_with(shard_of)),
+            "manifest": manifest.as_json(entries),
             "ledger": self.ledger.as_json(),
             "trained": [e["run"] for e in trained],
             "silent": sorted({id for id, _ in self.settled.silent}),
@@ -451,12 +452,18 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
     return [each.taught for each in started]
 
 
+def base_of(version: Version) -> str | None:
+    """The base of a version, as bases.load() finds it."""
+    named: str | None = version.details.get("base_source", version.base)
+    return named
+
+
 def documents_of(histories: Sequence[History]) -> frozenset[str]:
     """Ids of the documents that ever said what these tell of."""
     return frozenset(held.said.passage_id.partition(":")[0] for h in histories for held in h.held)
 
 
-_CARRIED = ("questions_from", "plan", "budget", "read", "personal")
+_CARRIED = ("questions_from", "plan", "budget", "personal", "rolled_back_on")
 """Details that a next version takes over."""
 
 

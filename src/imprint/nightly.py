@@ -193,7 +193,9 @@ def _in_waves(people: Sequence[Update], wave: int, model: Base, home: Path, watc
     """Everybody, wave after wave."""
     for start in range(0, len(people), wave):
         together = people[start : start + wave]
-        watch.stage(f"People {start + 1:,} to {start + len(together):,} of {len(people):,}")
+        alone = f"{together[0].name}, {start + 1:,} of {len(people):,} people"
+        several = f"People {start + 1:,} to {start + len(together):,} of {len(people):,}"
+        watch.stage(several if together[1:] else alone)
         yield from _updated(together, model, home, watch)
 
 
@@ -208,6 +210,7 @@ def _updated(people: Sequence[Update], model: Base, home: Path, watch: Watch) ->
             return
         watch.say(f"Each of these {len(people)} is tried alone: {_said(error)}")
         for person in people:
+            watch.stage(person.name)
             yield from _updated([person], model, home, watch)
         return
     for person, each in zip(people, taught, strict=True):

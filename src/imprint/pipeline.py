@@ -389,6 +389,7 @@ class _Teaching:
             threshold = choice.threshold(engine, seat)
         adapter_folder.write(adapter, self.run.adapter)
         before = latest_of(self.registry, lesson.name)
+        editions = manifest.first(self.corpus.documents, began(self.run, self.today), dict.fromkeys(self.since, 0))
         version = self.registry.publish(
             lesson.name,
             self.run.adapter,
@@ -404,10 +405,8 @@ class _Teaching:
                 "personal": self.personal,
                 "seed": lesson.seed,
                 "budget": str(self.limit),
-                "as_of": began(self.run, self.today),
-                "manifest": manifest.as_json(
-                    manifest.first(self.corpus.documents, began(self.run, self.today), dict.fromkeys(self.since, 0))
-                ),
+                "as_of": manifest.held_since(editions),
+                "manifest": manifest.as_json(editions),
             },
             now=clock.now(),
         )

@@ -39,7 +39,8 @@ def rollback(reference: str, *, home: Path | None = None) -> Taught:
     if version.number == registry.latest(version.name).number:
         raise BadInput(f"{version} is what is served already.")
     now = clock.now()
-    again = registry.again(version, details={"rolled_back_to": version.number, "as_of": now[:10]}, now=now)
+    told = {"rolled_back_to": version.number, "rolled_back_on": now[:10], "as_of": now[:10]}
+    again = registry.again(version, details=told, now=now)
     return Taught(again, registry, where)
 
 

@@ -312,9 +312,9 @@ def planned(
         watch.stage("Planning")
         work = writing.work(recipe, passages)
         spec = spec_of(recipe)
-        plan = made_plan(
-            passages, engine.base, recipe, budget, trials.speeds(recipe, passages, engine, work, spec), work
-        )
+        within_time = budget is not None and budget.seconds is not None
+        tried = (trials.speeds if within_time else trials.speeds_once)(recipe, passages, engine, work, spec)
+        plan = made_plan(passages, engine.base, recipe, budget, tried, work)
         run.write("plan", asdict(plan))
     _say_plan(plan, passages, watch)
     return plan

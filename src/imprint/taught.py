@@ -40,7 +40,7 @@ from imprint.registry import Registry
 from imprint.run_folder import RunFolder, questions_from_json
 from imprint.skills.writer import SkilledWriter
 from imprint.stages import job_of, run_of, training_progress, with_rank
-from imprint.synthesis.audit import lines
+from imprint.synthesis.audit import joined, lines
 from imprint.synthesis.novelty import without_repeats
 from imprint.synthesis.raw_text import RawText
 from imprint.training.sft import train
@@ -217,18 +217,22 @@ class Taught:
 
     def _refuse_pending(self) -> None:
         """Raises BadInput while something is to be forgotten: the weights still tell it."""
-        if tombstones.pending(self.registry, self.version.name):
-            raise BadInput(
-                f"{self.version} holds what is to be forgotten, and is neither measured nor given away. Finish "
-                f"that first: imprint forget {self.version.name}."
-            )
+        kept = Corpus.kept(self.home, self.version.corpus_hash)
+        ids = {d.id for d in kept.documents} if kept else set()
+        for name in tombstones.names_of(self.version):
+            to_forget = tombstones.pending(self.registry, name)
+            if any(name == self.version.name or target.touched & ids for target in to_forget):
+                raise BadInput(
+                    f"{self.version} holds what is to be forgotten, and is neither measured nor given away. Finish "
+                    f"that first: imprint forget {name}."
+                )
 
     def corpus(self) -> Corpus | None:
         """The documents that it was taught, without what is to be forgotten; None where they are not kept here."""
         kept = Corpus.kept(self.home, self.version.corpus_hash)
-        for target in tombstones.pending(self.registry, self.version.name):
-            kept = kept and Corpus(tuple(target.left_of(kept.documents)))
-        return kept
+        if kept is None:
+            return None
+        return Corpus(tuple(tombstones.not_to_be_forgotten(self.registry, self.version, kept.documents)))
 
     def adapters(self) -> list[Adapter]:
         """What this version is made of: one adapter, or a shard for each part of its documents."""
@@ -418,11 +422,16 @@ class Taught:
 
     @property
     def audit(self) -> Mapping[str, Any]:
-        """What the audit of the training text found, as JSON values, and the curve of the same documents and recipe
-        where one was made. Raises NotFound where there was no audit."""
-        report = self.version.details.get("audit")
-        if not report or "covered" not in report:
+        """What the audit of the training text found, as JSON values, by adapter where there are several; and the
+        curve of the same documents and recipe where one was made. Raises NotFound where there was no audit."""
+        details = self.version.details
+        found = [p for p in details.get("shards") or [details] if "covered" in (p.get("audit") or {})]
+        if not found:
             raise NotFound(f"{self.version} carries no audit: it was imported, or taught by an earlier build.")
+        sources = {e["document"]: e["source"] for e in details.get("manifest", ())}
+        report = found[0]["audit"]
+        if "shards" in details:
+            report = joined([([sources[id] for id in p["documents"]], p["audit"]) for p in found])
         measured = scaling.kept(self.home, self.version.corpus_hash, self.version.base, self.version.recipe)
         return {**report, "enough": {**report["enough"], **measured}}
 
@@ -433,7 +442,7 @@ class Taught:
     def examples(self, each: int | None = None) -> Iterator[Example]:
         """The training text, as long as its run is kept here; `each`: only so many of each kind."""
         met: Counter[str] = Counter()
-        gone = {id for target in tombstones.pending(self.registry, self.version.name) for id in target.touched}
+        gone = {id for target in tombstones.targets(self.registry, self.version) for id in target.touched}
         for shard in self.version.details.get("shards") or [self.version.details]:
             for example in RunFolder(self.home / "runs" / str(shard.get("run"))).examples():
                 if gone & {id.rpartition(":")[0] for id in example.passages}:

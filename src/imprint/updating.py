@@ -6,7 +6,7 @@ import datetime
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,23 @@ from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, documents_of, make
-from imprint.pipeline import DEFAULT_BUDGET
+from imprint.next_version import Next, Part, base_of, documents_of, make
+from imprint.pipeline import DEFAULT_BUDGET, latest_of
 from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
 from imprint.registry import check_name
-from imprint.run_folder import RunFolder
+from imprint.run_folder import RunFolder, questions_from_json
 from imprint.stages import Prepared, began, began_on, prepare, run_of
 from imprint.taught import Taught
 from imprint.training.service import Service
 from imprint.types import Document, Passage, Version, content_hash
-from imprint.watch import SILENT, Watch
+from imprint.watch import SILENT, OfOne, Watch
 from imprint.writers.local import LocalWriter
+
+_RULES = ("conflicts", "source_order", "beliefs")
+"""What of a recipe settles conflicts: where it is another, other things are taught of the same documents."""
+_USERS = "of the user's file"
+"""Where questions are from that were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +123,24 @@ def update_many(
     names = Counter(u.name for u in updates)
     if twice := [name for name, n in names.items() if n > 1]:
         raise BadInput(f"'{twice[0]}' is to be updated twice at once. Put its documents into one folder.")
-    return make([_Updating(u, home or home_folder(), watch) for u in updates], base, watch, service)
+    watches = {u.name: watch if len(updates) == 1 else OfOne(u.name, watch) for u in updates}
+    return make([_Updating(u, home or home_folder(), watches[u.name]) for u in updates], base, watch, service)
 
 
 def estimate(
     update: Update, *, base: str | Base | None = None, home: Path | None = None, watch: Watch = SILENT
 ) -> list[ways.Estimate]:
-    """What each way would write and train, told and returned; nothing is spent."""
+    """What each way would write and train, told and returned, and which would be taken; nothing where nothing
+    changed. Nothing is spent."""
     started = _Updating(update, home or home_folder(), watch)
     if started.parent is None:
         raise BadInput(f"'{update.name}' is new; imprint teach --estimate tells what a first version takes.")
+    if started.unchanged():
+        return []
     model = base if isinstance(base, Base) else started.open_base(base)
     started.look(model)
-    return started.estimates(model)
+    started.choose_way(model)
+    return started.all_foreseen
 
 
 def _loaded(wanted: Update, home: Path, watch: Watch) -> Loaded:
@@ -181,6 +191,14 @@ class _Updating(Next):
         from_here = (self.name, str(self.parent), self.parent.adapter_hash if self.parent else "")
         return RunFolder(self.home / "runs" / content_hash("began", *from_here, self.now.hash))
 
+    def open_base(self, named: str | None) -> Base:
+        """As of any next version; what was brought to a name is first taught on the base of that name, so that both
+        can be asked together."""
+        keeper = latest_of(self.registry, self.name.rpartition(".")[0]) if self.wanted.path is None else None
+        if named is None and self.parent is None and keeper is not None:
+            named = base_of(keeper)
+        return super().open_base(named)
+
     def begin(self) -> None:
         if self.wanted.date is None:
             self.date = began(self._note, self.date)
@@ -199,17 +217,31 @@ class _Updating(Next):
         return way
 
     def extra(self) -> dict[str, Any]:
-        return {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}}
+        told = {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}, "read": self.loaded.summary()}
+        return told | ({"questions_from": _USERS} if self.wanted.questions else {})
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
+        assert self.parent is not None
         found = [self.foresee(way, base) for way in WAYS]
-        for line in ways.lines(found):
+        for line in ways.lines(found, self.parent.details):
             self.watch.say(line)
         return found
 
     def unchanged(self) -> bool:
-        return False if self.wanted.way == "retrain" and self.parent else super().unchanged()
+        if self.parent is None or self.changes.any or self.wanted.way == "retrain":
+            return False
+        before, given = recipe_of(self.parent), given_questions(self.wanted.questions)
+        for what, other in (
+            ("rules for conflicts", any(getattr(before, key) != getattr(self.recipe, key) for key in _RULES)),
+            ("questions", given not in (None, questions_from_json(self.parent.details.get("questions", ())))),
+        ):
+            if other:
+                self.watch.say(f"The {what} are others than those of {self.parent}.")
+                return False
+        if before != self.recipe:
+            self.watch.say("What else the recipe says is for what is written anew, or for all with --way retrain.")
+        return super().unchanged()
 
     def _questions(self) -> list[Question]:
         given = given_questions(self.wanted.questions)
@@ -279,12 +311,13 @@ class _Updating(Next):
             mine = [p for p in passages if shard_of[p.document_id] == place]
             share = sum(len(p.text) for p in mine) / max(whole, 1)
             within = ways.part_of(limit, share) if limit else None
+            recipe = _part_of(self.recipe, share)
             run = run_of(
-                self.home, Corpus(here).hash, self.recipe, within, model, self.seed,
+                self.home, Corpus(here).hash, recipe, within, model, self.seed,
                 f"{self.name}#{place} {self.date}", given,
             )  # fmt: skip
             try:
-                self.parts.append(self._first_part(run, here, mine, within, engine, held, settled))
+                self.parts.append(self._first_part(run, here, mine, recipe, within, engine, held, settled))
             except NothingToTeach as error:
                 nothing = error
                 self.leave_out(here, run)
@@ -296,6 +329,7 @@ class _Updating(Next):
         run: RunFolder,
         here: tuple[Document, ...],
         passages: Sequence[Passage],
+        recipe: Recipe,
         within: Budget | None,
         engine: Engine,
         held: Mapping[str, str],
@@ -306,7 +340,7 @@ class _Updating(Next):
             raise NothingToTeach(f"{here[0].source} holds no text, or none that other documents do not hold too.")
         given = given_questions(self.wanted.questions)
         prepared = prepare(
-            run, passages, engine, self.recipe, within, self.seed, given, self.watch,
+            run, passages, engine, recipe, within, self.seed, given, self.watch,
             since=held, silent=settled.silent, more=partial(settled.examples, passages, seed=self.seed),
         )  # fmt: skip
         self.asked += [] if self.wanted.questions else (run.read_questions() or ([], ""))[0]
@@ -320,19 +354,19 @@ class _Updating(Next):
         entries = [part.entry for part in self.parts]
         tokens, text = (sum(e[key] for e in entries) for key in ("tokens", "text_tokens"))
         taught = sum(e["passage_tokens"] for e in entries)
+        editions = manifest.first(self.now.documents, self.date, shard_of)
         return {
             "way": "first",
-            "as_of": self.date,
-            "manifest": manifest.as_json(manifest.first(self.now.documents, self.date, shard_of)),
+            "as_of": manifest.held_since(editions),
+            "manifest": manifest.as_json(editions),
             "times": text / max(taught, 1),
             "visits": tokens / max(text, 1),
             "questions": [asdict(q) for q in self.asked],
-            "questions_from": "of the user's file"
-            if self.wanted.questions
-            else "held out from what the writer asked",
+            "questions_from": _USERS if self.wanted.questions else "held out from what the writer asked",
             "tokens": tokens,
             "steps": sum(e["steps"] for e in entries),
             "text_tokens": text,
+            "written_tokens": text,
             "silent": self.silent,
             "seconds": {
                 "training": round(sum(e["seconds"] for e in entries), 1),
@@ -343,6 +377,13 @@ class _Updating(Next):
             "budget": str(self.budget or parse_budget(DEFAULT_BUDGET)),
             "base_source": base.source,
         } | parts_told(entries)
+
+
+def _part_of(recipe: Recipe, share: float) -> Recipe:
+    """The recipe of a share of the documents: text of a size that was asked for is that of all of them."""
+    if recipe.text_tokens is None:
+        return recipe
+    return replace(recipe, text_tokens=max(1, round(recipe.text_tokens * share)))
 
 
 def _first_entry(prepared: Prepared, here: Sequence[Document], told_of: frozenset[str]) -> dict[str, Any]:

@@ -26,4 +26,24 @@ class _Silent:
     def say(self, text: str) -> None: ...
 
 
+class OfOne:
+    """Tells whose work it is, where others' is told beside it."""
+
+    def __init__(self, name: str, watch: Watch) -> None:
+        self._name, self._watch = name, watch
+
+    def stage(self, text: str) -> None:
+        self._watch.stage(self._named(text))
+
+    def progress(self, unit: str, done: int, total: int, detail: str) -> None:
+        self._watch.progress(unit, done, total, detail)
+
+    def say(self, text: str) -> None:
+        self._watch.say(self._named(text))
+
+    def _named(self, text: str) -> str:
+        # A version tells its name itself: "Published anna@2."
+        return text if f"{self._name}@" in text else f"{self._name}: {text}"
+
+
 SILENT: Watch = _Silent()

@@ -22,6 +22,7 @@ def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str
             "taught": details.get("taught", []),
             "router": details.get("router", {}),
             "in_order": details.get("in_order", 0),
+            **{key: details[key] for key in ("audit", "examples") if key in details},
         }
     ]
 

@@ -75,6 +75,11 @@ def current(entries: Sequence[Entry]) -> list[Entry]:
     return [e for e in entries if e.until is None]
 
 
+def held_since(entries: Sequence[Entry]) -> str:
+    """The day from which all of it holds: that on which the last of its editions began or ended."""
+    return max(e.until or e.since for e in entries)
+
+
 def begun(entries: Sequence[Entry]) -> dict[str, str]:
     """By document id the day from which the first edition of that document holds."""
     first: dict[str, str] = {}

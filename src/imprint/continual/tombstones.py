@@ -134,18 +134,30 @@ def pending(registry: Registry, name: str) -> list[Target]:
     return [Target.of(t.body) for t in registry.tombstones(name) if t.ended is None]
 
 
+def names_of(version: Version) -> list[str]:
+    """Under which names it is said what of a version is to be forgotten: its own, and 'handbook' for
+    'handbook.anna', which was taught what anna brought there."""
+    keeper = version.name.rpartition(".")[0]
+    return [version.name, *([keeper] if keeper else ())]
+
+
+def targets(registry: Registry, version: Version) -> list[Target]:
+    """What of a version is to be forgotten and is not gone yet."""
+    return [target for name in names_of(version) for target in pending(registry, name)]
+
+
 def not_to_be_forgotten(registry: Registry, version: Version, documents: Sequence[Document]) -> list[Document]:
     """The documents of a version without what is to be forgotten of them."""
-    return functools.reduce(lambda left, t: t.left_of(left), _targets(registry, version), list(documents))
+    return functools.reduce(lambda left, t: t.left_of(left), targets(registry, version), list(documents))
 
 
 def judge_of(registry: Registry, home: Path, version: Version) -> Withheld | None:
     """The judge of what a version may still say; None where it may say all."""
-    targets = _targets(registry, version)
-    if not targets:
+    to_forget = targets(registry, version)
+    if not to_forget:
         return None
     known = everything_known(registry, home, version.name)
-    gone = [replace(d, text=text) for d in known for t in targets for text in t.text_in([d])]
+    gone = [replace(d, text=text) for d in known for t in to_forget for text in t.text_in([d])]
     kept = Corpus.kept(home, version.corpus_hash) or Corpus(())
     return Withheld(gone, not_to_be_forgotten(registry, version, kept.documents)) if gone else None
 
@@ -177,13 +189,6 @@ def everything_known(registry: Registry, home: Path, name: str) -> list[Document
 
 
 # --- inside -----------------------------------------------------------------------------------
-
-
-def _targets(registry: Registry, version: Version) -> list[Target]:
-    """What is to be forgotten of a version: of its name, and of 'handbook' for 'handbook.anna', which was taught
-    what anna brought there."""
-    keeper = version.name.rpartition(".")[0]
-    return [*pending(registry, version.name), *(pending(registry, keeper) if keeper else ())]
 
 
 def _document(said: str, documents: Sequence[Document]) -> Document:

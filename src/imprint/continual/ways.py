@@ -74,14 +74,19 @@ def choose(estimates: Sequence[Estimate], *, most_in_order: int) -> Chosen:
     return Chosen("retrain", "for the other ways would train nearly as much, or too often the same adapter.")
 
 
-def lines(estimates: Sequence[Estimate]) -> list[str]:
-    """The same for a person."""
+def lines(estimates: Sequence[Estimate], details: Mapping[str, Any]) -> list[str]:
+    """The same for a person. `details`: of the version before: what a second brings."""
     whole = max(1, next(e.trained_tokens for e in estimates if e.way == "retrain"))
     return [
         f"  {e.way}: {e.written_tokens:,} tokens of text to write, {e.trained_tokens:,} to train "
         f"({e.trained_tokens / whole:.0%} of retraining) in {e.adapters} adapter{'s' if e.adapters != 1 else ''}"
+        f"{_time(seconds(e, details))}"
         for e in estimates
     ]
+
+
+def _time(seconds: float) -> str:
+    return f", about {seconds:,.0f} s at the pace of the version before" if seconds else ""
 
 
 def within(usual: Amount, budget: Budget, foreseen: Estimate, details: Mapping[str, Any]) -> Amount:

@@ -266,11 +266,20 @@ def _listed(cover: Coverage) -> dict[str, list[str]]:
     return found
 
 
+def joined(reports: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> dict[str, Any]:
+    """The reports of several adapters' text, each with the documents that the adapter is of, as one: each as it is,
+    for variety cannot be added up, and how much there is in all."""
+    whole = {key: sum(report["enough"][key] for _, report in reports) for key in ("examples", "tokens")}
+    return {"adapters": [{"documents": list(of), **report} for of, report in reports], "enough": whole}
+
+
 # --- the report as people read it -------------------------------------------------------------
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """A report of an audit in sentences, section by section."""
+    """A report of an audit in sentences, section by section; of several adapters' text one after the other."""
+    if "adapters" in report:
+        return [*_adapter_lines(report["adapters"]), "Enough", *(f"  {line}" for line in _enough_lines(report))]
     sections: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[str]]], ...] = (
         ("Faithful", _faithful_lines),
         ("Covered", _covered_lines),
@@ -282,6 +291,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for name, section in sections:
         told += [name, *(f"  {line}" for line in section(report)), ""]
     return told[:-1]
+
+
+def _adapter_lines(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for report in reports:
+        yield f"Adapter of {', '.join(report['documents'])}"
+        yield from (f"  {line}".rstrip() for line in lines(report))
+        yield ""
 
 
 def _faithful_lines(report: Mapping[str, Any]) -> Iterator[str]:
