@@ -7,7 +7,10 @@ itself taught them, in waves of shared passes: that is the first night. Then com
 changed, one in which all files were touched and none changed, and one in which some people have a new text: it is
 cut off in the middle and begun again. Text is made by rule, so that what is timed is the night and its training; a
 person's writing takes what it takes for any document. The same command goes on where it stopped, and a night that
-is over is not repeated."""
+is over is not repeated.
+
+What the night itself takes is seen with a base that costs nothing: the random one of tests/conftest.py, its model
+and tokenizer saved into a folder (--base ../tiny --tokens 4000)."""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ def main() -> None:
     _night("cut off", base, results, options, publishes=max(1, len(changed) // 2))
     _night("gone on", base, results, options)
     results.show_header()
-    results.show("nights", ("row", "people", "updated", "unchanged", "failed", "seconds", "looking", "a_second"))
+    results.show("nights", ("row", "people", "updated", "unchanged", "failed", "seconds", "looking"))
 
 
 def _write(folder: Path, person: int, edition: int) -> None:
@@ -127,9 +130,7 @@ def _night(
     counts = {what: len(night.of(what)) for what in ("updated", "unchanged", "failed")}
     for outcome in night.of("failed")[:3]:
         say(f"{outcome.name}: {outcome.reason}")
-    updated = counts["updated"]
-    told = {"looking": watch.looking, "a_second": updated / (seconds - watch.looking) if updated else None}
-    results.add({"row": row, "people": len(people), **counts, "seconds": seconds, **told})
+    results.add({"row": row, "people": len(people), **counts, "seconds": seconds, "looking": watch.looking})
 
 
 if __name__ == "__main__":
