@@ -41,6 +41,8 @@ from _year import MONTHS, events, first_day, questions_at, superseded, write_sta
 from learning import Lines
 
 NAME = "year"
+HOLDING = ("flipped", "untouched", "new")
+"""Groups that hold all facts of a month, each asked once."""
 UPDATED = ("in_order", "shards", "planned")
 """Arms that are updated month by month."""
 
@@ -319,7 +321,7 @@ def _beside(arm: str, month: int, row: Any, truth: Any, rows: Mapping[str, Any])
     """An arm less the retrained one, and what it took; `current` is all facts that hold, each asked once."""
     scores, theirs = (dict(r["scores"]) for r in (row, truth))
     for some in (scores, theirs):
-        some["current"] = _pooled([some[g] for g in ("flipped", "untouched", "new") if g in some])
+        some["current"] = _pooled([some[g] for g in HOLDING if g in some])
     made = [r for r in rows.values() if "tokens" in r and 0 < r["month"] <= month]
     foreseen = sum(r["foreseen"]["retrain"]["trained_tokens"] for r in made)
     return {
@@ -361,19 +363,32 @@ def _kept(one: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, float]:
 
 def kept(options: argparse.Namespace) -> None:
     """Every version of the last month beside every retrained one, fact by fact."""
-    header = json.loads(options.rows[0].read_text("utf-8"))
-    results = Results(options.json, {key: header[key] for key in ("base",)} | {"machine": {}, "commit": commit()})
-    marks = {label: row["scores"]["flipped"]["marks"] for file in options.rows for label, row in _last_ones(file)}
+    base = json.loads(options.rows[0].read_text("utf-8"))["base"]
+    results = Results(options.json, {"base": base, "machine": {}, "commit": commit()})
+    rows = {label: row for file in options.rows for label, row in _last_ones(file)}
+    marks = {label: row["scores"]["flipped"]["marks"] for label, row in rows.items()}
+    holding = {label: [m for g in HOLDING for m in row["scores"][g]["marks"]] for label, row in rows.items()}
     truths = [label for label in marks if label.startswith("retrain")]
     for label, mine in marks.items():
         against = {t: marks[t] for t in truths if t != label}
         if against:
-            told = {"row": label, "right": sum(mine) / len(mine), "n": len(mine), **_kept_of(mine, against)}
+            told = {"row": label, "right": sum(mine) / len(mine), "n": len(mine)}
+            told |= _kept_of([(mine, theirs) for theirs in against.values()])
             of = {t: f"{sum(map(min, mine, theirs)):.0f} of {sum(theirs):.0f}" for t, theirs in against.items()}
-            results.add(told | {"of": of})
-    results.show("changed facts that a retrained version has right, kept", ("row", "right", "kept", "low", "high"))
+            mean = [sum(each) / len(against) for each in zip(*(holding[t] for t in against), strict=True)]
+            less = _scored([m - t for m, t in zip(holding[label], mean, strict=True)], [])
+            told["less"] = {key: less[key] for key in ("score", "low", "high", "n")}
+            told |= {"of": of, "perplexity": rows[label]["perplexity"], "tokens": rows[label]["tokens"]}
+            results.add(told | {"scores": _without_questions(rows[label]["scores"])})
+    if len(truths) > 1:
+        pairs = [(marks[one], marks[other]) for one in truths for other in truths if one != other]
+        results.add({"row": "a retrained one, of another", "n": len(pairs[0][0]), **_kept_of(pairs)})
+    columns = ("row", "right", "kept", "low", "high", "perplexity")
+    results.show("changed facts that a retrained version has right, kept", columns)
     for row in results.rows:
-        say(f"{row['row']}: " + "; ".join(f"{n} of {label}" for label, n in row["of"].items()))
+        if "less" in row:
+            say(f"{row['row']}: {_short(row['less'])} points on all facts that hold less the mean of the retrained")
+        say(f"{row['row']}: " + "; ".join(f"{n} of {label}" for label, n in row.get("of", {}).items()))
 
 
 def _last_ones(file: Path) -> Iterator[tuple[str, Any]]:
@@ -387,13 +402,13 @@ def _last_ones(file: Path) -> Iterator[tuple[str, Any]]:
             yield f"{row['arm']}, {objective}, replay {asked['replay']}, seed {asked['seed']}, {chip}", row
 
 
-def _kept_of(mine: Sequence[float], truths: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The share over all truths together, with its interval over facts."""
+def _kept_of(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
+    """Of what is right in the second of each pair, the share that is in the first, with its interval over facts."""
     import numpy as np
 
-    right = np.array(list(truths.values()))
-    both = (right * np.array(mine)).sum(axis=0)
-    picks = np.random.default_rng(0).integers(0, len(mine), (10_000, len(mine)))
+    mine, right = (np.array(marks) for marks in zip(*pairs, strict=True))
+    both = (right * mine).sum(axis=0)
+    picks = np.random.default_rng(0).integers(0, len(both), (10_000, len(both)))
     drawn = both[picks].sum(axis=1) / np.maximum(1, right.sum(axis=0)[picks].sum(axis=1))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"kept": float(both.sum() / max(1, right.sum())), "low": float(low), "high": float(high)}
