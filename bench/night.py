@@ -118,19 +118,17 @@ def _night(
     mix = {"cloze": 1.0, "raw_text": 1.0}
     recipe = Recipe(mix=mix, rank=options.rank, epochs=2.0, batch_tokens=64, store="bfloat16")
     people, _ = people_in(options.work / "people", budget=f"{options.tokens} tokens", recipe=recipe)
-    watch = _Watching(publishes)
+    watch, told = _Watching(publishes), {"row": row, "people": len(people)}
     try:
         night = nightly(people, base=base, wave=options.wave, home=options.work / "home", watch=watch)
     except _Killed:
-        results.add(
-            {"row": row, "people": len(people), "updated": publishes, "seconds": time.monotonic() - watch.began}
-        )
+        results.add(told | {"updated": publishes, "seconds": time.monotonic() - watch.began})
         return
     seconds = time.monotonic() - watch.began
     counts = {what: len(night.of(what)) for what in ("updated", "unchanged", "failed")}
     for outcome in night.of("failed")[:3]:
         say(f"{outcome.name}: {outcome.reason}")
-    results.add({"row": row, "people": len(people), **counts, "seconds": seconds, "looking": watch.looking})
+    results.add(told | counts | {"seconds": seconds, "looking": watch.looking})
 
 
 if __name__ == "__main__":

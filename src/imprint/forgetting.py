@@ -24,7 +24,7 @@ from imprint import clock
 from imprint.base import Base
 from imprint.continual import deletion_report, erasing, manifest, pending, ways
 from imprint.continual.changes import compare
-from imprint.continual.entries import entries_of, rank_of
+from imprint.continual.entries import adapters_of, entries_of, rank_of
 from imprint.continual.erasing import Erased, Traces
 from imprint.continual.lessons import REPLAY, Shard
 from imprint.continual.tombstones import Target, called, everything_known, named
@@ -143,7 +143,7 @@ def _with_brought(registry: Registry, home: Path, name: str) -> list[Document]:
 
 def runs_of(version: Version) -> list[str]:
     """The runs in which the training text of a version stands."""
-    return [str(s["run"]) for s in version.details.get("shards") or [version.details] if s.get("run")]
+    return [str(s["run"]) for s in adapters_of(version) if s.get("run")]
 
 
 def saw(version: Version, documents: Sequence[Document], ids: frozenset[str]) -> bool:

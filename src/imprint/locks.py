@@ -38,15 +38,13 @@ def held(file: Path) -> IO[str] | None:
 
 
 class Hold:
-    """A lock that lasts as long as this is there and not let go of."""
+    """A lock that lasts as long as this is there."""
 
     def __init__(self, handle: IO[str]) -> None:
         self._handle = handle
 
-    def let_go(self) -> None:
+    def __del__(self) -> None:
         self._handle.close()
-
-    __del__ = let_go
 
 
 _mine: WeakValueDictionary[Path, Hold] = WeakValueDictionary()

@@ -17,7 +17,7 @@ from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual.changes import Carried, Changes, carry
 from imprint.continual.corrections import by_history
-from imprint.continual.entries import entries_of, parts_told, rank_of, told_and_met
+from imprint.continual.entries import base_of, entries_of, parts_told, rank_of, told_and_met
 from imprint.continual.fact_changes import fact_changes
 from imprint.continual.histories import History
 from imprint.continual.ledger import Ledger
@@ -450,12 +450,6 @@ def make(started: Sequence[Next], base: str | Base | None, watch: Watch, service
             failed.append(error)
     train_and_publish(ready, service, engine, watch, failed)
     return [each.taught for each in started]
-
-
-def base_of(version: Version) -> str | None:
-    """The base of a version, as bases.load() finds it."""
-    named: str | None = version.details.get("base_source", version.base)
-    return named
 
 
 def documents_of(histories: Sequence[History]) -> frozenset[str]:

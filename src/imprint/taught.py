@@ -18,6 +18,7 @@ from imprint.certifying import Asked, Kept
 from imprint.certifying.examined import Examined, judge_of, rivals_of
 from imprint.chosen import ChosenWriter, speaking
 from imprint.continual import tombstones
+from imprint.continual.entries import adapters_of, base_of
 from imprint.corpus import Corpus, to_teach
 from imprint.engine import Engine, Seat, choice
 from imprint.errors import BadInput, BadSetting, NotFound
@@ -182,7 +183,7 @@ class Taught:
     def is_about(self, question: str) -> bool:
         """Whether a question is about the documents: likelier to the adapter than to the untouched base, by more
         than most general text (engine.choice). Raises BadSetting where that was not measured at teaching."""
-        told = self.version.details.get("shards") or [self.version.details]
+        told = adapters_of(self.version)
         limits = [shard.get("router", {}).get("threshold") for shard in told]
         if None in limits:
             raise BadSetting(f"For {self.version} it was not measured what is about its documents. Teach it again.")
@@ -425,7 +426,7 @@ class Taught:
         """What the audit of the training text found, as JSON values, by adapter where there are several; and the
         curve of the same documents and recipe where one was made. Raises NotFound where there was no audit."""
         details = self.version.details
-        found = [p for p in details.get("shards") or [details] if "covered" in (p.get("audit") or {})]
+        found = [p for p in adapters_of(self.version) if "covered" in (p.get("audit") or {})]
         if not found:
             raise NotFound(f"{self.version} carries no audit: it was imported, or taught by an earlier build.")
         sources = {e["document"]: e["source"] for e in details.get("manifest", ())}
@@ -443,7 +444,7 @@ class Taught:
         """The training text, as long as its run is kept here; `each`: only so many of each kind."""
         met: Counter[str] = Counter()
         gone = {id for target in tombstones.targets(self.registry, self.version) for id in target.touched}
-        for shard in self.version.details.get("shards") or [self.version.details]:
+        for shard in adapters_of(self.version):
             for example in RunFolder(self.home / "runs" / str(shard.get("run"))).examples():
                 if gone & {id.rpartition(":")[0] for id in example.passages}:
                     continue  # it is to be forgotten
@@ -478,8 +479,7 @@ class Taught:
     def model(self) -> Base:
         """The base that it was taught on, loaded when it is first needed."""
         if self.base is None:
-            named = self.version.details.get("base_source", self.version.base)
-            self.base = bases.load(None if named == bases.BUNDLED else named)
+            self.base = bases.load(base_of(self.version))
         return self.base
 
 

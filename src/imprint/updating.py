@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from imprint.base import Base
 from imprint.continual import lessons, manifest, ways
 from imprint.continual import shards as sharding
 from imprint.continual.changes import compare
-from imprint.continual.entries import parts_told
+from imprint.continual.entries import adapters_of, base_of, parts_told
 from imprint.continual.lessons import Amount
 from imprint.continual.pending import pending, promoted
 from imprint.continual.probing import probe
@@ -32,7 +33,7 @@ from imprint.errors import BadInput, BadSetting, HeldBack, NothingToTeach
 from imprint.evaluation.closed_book import Question
 from imprint.evaluation.questions import given_questions
 from imprint.home import home_folder
-from imprint.next_version import Next, Part, base_of, documents_of, make
+from imprint.next_version import Next, Part, documents_of, make
 from imprint.pipeline import DEFAULT_BUDGET, latest_of
 from imprint.planner import Budget, parse_budget
 from imprint.recipe import Recipe, opened, recipe_of
@@ -44,11 +45,10 @@ from imprint.training.service import Service
 from imprint.types import Document, Passage, Version, content_hash
 from imprint.watch import SILENT, OfOne, Watch
 from imprint.writers.local import LocalWriter
+from imprint.writing import GIVEN, HELD_OUT_OF_TEXT
 
 _RULES = ("conflicts", "source_order", "beliefs")
 """What of a recipe settles conflicts: where it is another, other things are taught of the same documents."""
-_USERS = "of the user's file"
-"""Where questions are from that were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +176,18 @@ class _Updating(Next):
         self.changes = compare(self.old.documents, self.now.documents)
         if not wanted.readmit:
             refuse_forgotten(self.registry, self.name, self.now.documents, taught=self.old.documents)
-        there = len(self.parent.details.get("shards") or [self.parent]) if self.parent else wanted.shards
+        there = len(adapters_of(self.parent)) if self.parent else wanted.shards
         if wanted.shards not in (None, there) and wanted.way != "retrain" and self.changes.any:
             raise BadSetting(f"To divide {self.parent} anew all of it is trained: say --way retrain too.")
         if self.parent is not None:
             for line in self.changes.lines():
                 watch.say(line)
             _check_same_kind(self.parent, self.recipe, wanted.way)
+
+    @functools.cached_property
+    def _given(self) -> list[Question] | None:
+        """The user's own questions, read once; None where there are none."""
+        return given_questions(self.wanted.questions)
 
     @property
     def _note(self) -> RunFolder:
@@ -218,7 +223,7 @@ class _Updating(Next):
 
     def extra(self) -> dict[str, Any]:
         told = {"foreseen": {e.way: asdict(e) for e in self.all_foreseen}, "read": self.loaded.summary()}
-        return told | ({"questions_from": _USERS} if self.wanted.questions else {})
+        return told | ({"questions_from": GIVEN} if self.wanted.questions else {})
 
     def estimates(self, base: Base) -> list[ways.Estimate]:
         """What each way would write and train."""
@@ -231,7 +236,7 @@ class _Updating(Next):
     def unchanged(self) -> bool:
         if self.parent is None or self.changes.any or self.wanted.way == "retrain":
             return False
-        before, given = recipe_of(self.parent), given_questions(self.wanted.questions)
+        before, given = recipe_of(self.parent), self._given
         for what, other in (
             ("rules for conflicts", any(getattr(before, key) != getattr(self.recipe, key) for key in _RULES)),
             ("questions", given not in (None, questions_from_json(self.parent.details.get("questions", ())))),
@@ -244,8 +249,7 @@ class _Updating(Next):
         return super().unchanged()
 
     def _questions(self) -> list[Question]:
-        given = given_questions(self.wanted.questions)
-        return super()._questions() if given is None else given
+        return super()._questions() if self._given is None else self._given
 
     def amount(self) -> Amount:
         usual = super().amount()
@@ -294,8 +298,7 @@ class _Updating(Next):
         personal_data.settle(self.now.documents, wanted.personal, self.watch.say)
         self.begin()
         self.now.keep(self.home)
-        given = given_questions(wanted.questions)
-        self.asked = list(given or [])
+        self.asked = list(self._given or [])
         # Text of a size that was asked for is written whole, unless a budget was said too.
         sized = self.recipe.text_tokens is not None and self.budget is None
         limit = None if sized else self.budget or parse_budget(DEFAULT_BUDGET)
@@ -314,7 +317,7 @@ class _Updating(Next):
             recipe = _part_of(self.recipe, share)
             run = run_of(
                 self.home, Corpus(here).hash, recipe, within, model, self.seed,
-                f"{self.name}#{place} {self.date}", given,
+                f"{self.name}#{place} {self.date}", self._given,
             )  # fmt: skip
             try:
                 self.parts.append(self._first_part(run, here, mine, recipe, within, engine, held, settled))
@@ -338,9 +341,8 @@ class _Updating(Next):
         """A shard of a first version, written. `held`: by document id since when. Raises NothingToTeach."""
         if not passages:
             raise NothingToTeach(f"{here[0].source} holds no text, or none that other documents do not hold too.")
-        given = given_questions(self.wanted.questions)
         prepared = prepare(
-            run, passages, engine, recipe, within, self.seed, given, self.watch,
+            run, passages, engine, recipe, within, self.seed, self._given, self.watch,
             since=held, silent=settled.silent, more=partial(settled.examples, passages, seed=self.seed),
         )  # fmt: skip
         self.asked += [] if self.wanted.questions else (run.read_questions() or ([], ""))[0]
@@ -362,7 +364,7 @@ class _Updating(Next):
             "times": text / max(taught, 1),
             "visits": tokens / max(text, 1),
             "questions": [asdict(q) for q in self.asked],
-            "questions_from": _USERS if self.wanted.questions else "held out from what the writer asked",
+            "questions_from": GIVEN if self.wanted.questions else HELD_OUT_OF_TEXT,
             "tokens": tokens,
             "steps": sum(e["steps"] for e in entries),
             "text_tokens": text,

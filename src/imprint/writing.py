@@ -60,6 +60,8 @@ _TELLING = 0.5
 
 HELD_OUT = 40
 """Questions kept for the proof where the user brings none."""
+GIVEN, HELD_OUT_OF_TEXT = "of the user's file", "held out from what the writer asked"
+"""Where the proof's questions are from."""
 
 
 def kinds(recipe: Recipe) -> list[tuple[Generator, float]]:
@@ -298,7 +300,7 @@ def write(
             "Nothing could be written about these documents: they hold no sentence to ask about. "
             "Teach longer texts, or use the recipe generators = ['raw_text']."
         )
-    source = "of the user's file" if questions else "held out from what the writer asked"
+    source = GIVEN if questions else HELD_OUT_OF_TEXT
     run.write_questions(held, source)
     stopwatch.keep()
     report = audit.report() | {

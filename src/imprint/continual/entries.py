@@ -27,6 +27,17 @@ def entries_of(version: Version, documents: Sequence[Document]) -> list[dict[str
     ]
 
 
+def adapters_of(version: Version) -> list[Mapping[str, Any]]:
+    """What a version's details tell of each adapter, as they stand: of a single one all of them."""
+    return version.details.get("shards") or [version.details]
+
+
+def base_of(version: Version) -> str | None:
+    """The base of a version, as bases.load() finds it."""
+    named: str | None = version.details.get("base_source", version.base)
+    return named
+
+
 def parts_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What details tell of the adapters: of a single one at the top, as a version that was taught whole has it."""
     if len(entries) > 1:

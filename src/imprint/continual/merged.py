@@ -14,6 +14,7 @@ from imprint import base as bases
 from imprint.adapters import folder as adapter_folder
 from imprint.base import Base, in_passes
 from imprint.continual import manifest
+from imprint.continual.entries import adapters_of, base_of
 from imprint.continual.merging import Merging, check, merge
 from imprint.corpus import Corpus
 from imprint.engine import Engine, choice
@@ -77,7 +78,7 @@ def merge_versions(
         watch.say(note)
     made = merge(given, merging)
     watch.stage("Opening the base model")
-    engine = Engine(base or _base_of(versions[0]), slots=1)
+    engine = Engine(base or bases.load(base_of(versions[0])), slots=1)
     watch.stage("Measuring the losses")
     texts = {key: some for v in versions for key, some in texts_of(v, home, engine.base, sample=sample).items()}
     losses = losses_on(engine, {UNTOUCHED: None, **given, name: made}, texts)
@@ -123,7 +124,7 @@ def texts_of(
 ) -> dict[str, list[Row]]:
     """Rows of a version's own training text and of the questions held out of it, so far as they are kept here."""
     found: dict[str, list[Row]] = {}
-    shards = version.details.get("shards") or [version.details]
+    shards = adapters_of(version)
     runs = [home / "runs" / str(shard.get("run")) / "rows" for shard in shards]
     taught = [row for run in runs if (run / "done.json").exists() for row in _some(RowFile(run), sample, seed)]
     if taught:
@@ -167,11 +168,6 @@ def _refuse_buried(registry: Registry, versions: Sequence[Version]) -> None:
             raise BadInput(
                 f"Something of '{name}' is to be forgotten and is only withheld yet. Merge it after that."
             )
-
-
-def _base_of(version: Version) -> Base:
-    named = version.details.get("base_source", version.base)
-    return bases.load(None if named == bases.BUNDLED else named)
 
 
 def _together(versions: Sequence[Version], corpora: Sequence[Corpus | None]) -> dict[str, Any]:

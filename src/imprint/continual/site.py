@@ -69,7 +69,7 @@ def take_part(
     watch.say(loaded.summary())
     personal.settle(loaded.documents, "report", watch.say)
     watch.stage("Opening the base model")
-    model = base or bases.load(None if federation.base == bases.BUNDLED else federation.base)
+    model = base or bases.load(federation.base)
     if model.revision != federation.revision:
         raise WrongBase(
             f"This federation is of {federation.base} ({federation.revision}), but the base here is {model.name} "

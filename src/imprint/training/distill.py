@@ -81,12 +81,11 @@ class TaughtRows(RowFile):
 
 def with_hard_labels(soft: Soft, tokens_L: np.ndarray, hard: float) -> Soft:
     """The teacher's targets times 1 - hard, and `hard` for the text's own token in each place beside them."""
-    own_L1 = tokens_L.reshape(-1, 1)
-    ids_LK = np.concatenate([soft.ids_LK.astype(np.int64), own_L1.astype(np.int64)], 1)
-    weights_LK = np.exp(np.concatenate([soft.logprobs_LK.astype(np.float64), np.zeros(own_L1.shape)], 1))
-    weights_LK *= np.array([1 - hard] * (ids_LK.shape[1] - 1) + [hard])
+    own_L1 = tokens_L.reshape(-1, 1).astype(np.int64)
     with np.errstate(divide="ignore"):  # nothing of the teacher where all is the text's own
-        return Soft(ids_LK, np.log(weights_LK))
+        theirs_LK, own = soft.logprobs_LK.astype(np.float64) + np.log(1 - hard), np.log(hard)
+    ids_LK = np.concatenate([soft.ids_LK, own_L1], 1)
+    return Soft(ids_LK, np.concatenate([theirs_LK, np.full(own_L1.shape, own)], 1))
 
 
 @dataclass(frozen=True, slots=True)
